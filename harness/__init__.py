@@ -1,0 +1,3 @@
+"""Lengthwise: grids of sequence models, trained short and evaluated long. Importing this package is cheap on purpose."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,223 @@
+"""The command line. Everything heavy is imported inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from harness.grid import Grid
+    from harness.store import Store
+
+app = typer.Typer(
+    name="lengthwise",
+    help="Train sequence models on short problems, evaluate them on long ones, report the extrapolation curves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+mlflow_app = typer.Typer(help="The MLflow view of a store.", no_args_is_help=True)
+app.add_typer(mlflow_app, name="mlflow")
+
+GridArgument = Annotated[str, typer.Argument(help="A grid file, or the name of a shipped one (demo).")]
+StoreOption = Annotated[
+    str, typer.Option(help="Folder or URL (s3://, gs://) of the results.", envvar="LENGTHWISE_STORE")
+]
+SetOption = Annotated[list[str], typer.Option("--set", help="key=value on top of the grid file; may be repeated.")]
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Entry point: UserError becomes one line and exit status 2."""
+    from harness.errors import UserError
+
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"lengthwise: {' '.join(str(error).split())}", err=True)
+        sys.exit(USAGE)
+
+
+def _load(path: str, sets: list[str]) -> Grid:
+    from harness.grid import load
+
+    return load(path, sets)
+
+
+def _open(store: str, create: bool = False) -> Store:
+    from harness.store import Store
+
+    return Store(store).open(create)
+
+
+@app.command()
+def run(
+    grid: GridArgument,
+    store: StoreOption = "results",
+    sets: SetOption = [],  # noqa: B006
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; left out, one is started here.")] = None,
+    mlflow: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
+) -> None:
+    """Train and evaluate what the store does not have yet, then write the report. Run it again to go on."""
+    from rich.console import Console
+
+    from harness.driver import refuse_relative_store, run_grid
+    from harness.tracking import Tracker
+
+    refuse_relative_store(store)
+    loaded = _load(grid, sets)
+    opened = _open(store, create=True)
+    opened.write(f"grids/{loaded.file.name}/grid.yaml", loaded.text.encode())
+    console = Console()
+    tracker = Tracker(None, opened) if mlflow else None
+    try:
+        outcome = run_grid(loaded, opened, address=address, tracker=tracker, console=console)
+        where = _write_report(loaded, opened)
+        if tracker is not None:
+            tracker.finish_grid(loaded, opened)
+    finally:
+        if tracker is not None:
+            tracker.close()
+    console.print(f"report: {where}", soft_wrap=True)
+    for cell, reason in outcome.failed.items():
+        console.print(f"failed: {cell}: {reason}", soft_wrap=True, markup=False)
+    if outcome.stopped:
+        console.print("stopped; the same command goes on where this one ended")
+        sys.exit(INTERRUPTED)
+    if outcome.failed:
+        broken_input = any(reason.startswith("UserError") for reason in outcome.failed.values())
+        sys.exit(USAGE if broken_input else FAILED)
+
+
+@app.command()
+def plan(grid: GridArgument, store: StoreOption = "results", sets: SetOption = []) -> None:  # noqa: B006
+    """List cells, what of them is done, parameters, and the FLOPs that training and evaluation take."""
+    from harness.plan import print_plan
+    from harness.store import Store
+
+    loaded = _load(grid, sets)
+    unopened = Store(store)
+    print_plan(loaded, unopened.open() if unopened.exists("lengthwise.json") else None)
+
+
+@app.command()
+def status(grid: GridArgument, store: StoreOption = "results", sets: SetOption = []) -> None:  # noqa: B006
+    """Say where each cell stands, from the store alone."""
+    from harness.plan import print_status
+
+    print_status(_load(grid, sets), _open(store))
+
+
+@app.command()
+def report(
+    grid: GridArgument,
+    store: StoreOption = "results",
+    sets: SetOption = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Write it here instead of into the store.")] = None,
+) -> None:
+    """Write the report of what the store has of a grid."""
+    loaded = _load(grid, sets)
+    typer.echo(f"report: {_write_report(loaded, _open(store), out)}")
+
+
+def _write_report(grid: Grid, store: Store, out: Path | None = None) -> str:
+    from harness.collect import report_data
+    from reports.page import render
+
+    page = render(report_data(grid, store)).encode()
+    if out is not None:
+        out.write_bytes(page)
+        return str(out)
+    name = f"grids/{grid.file.name}/report.html"
+    store.write(name, page)
+    return f"{store.url}/{name}"
+
+
+@app.command()
+def trace(
+    task: Annotated[str, typer.Argument(help="A task's name, or module:Class.")],
+    length: Annotated[int, typer.Option(min=1, help="Length of the problem.")] = 5,
+    setting: Annotated[str, typer.Option(help="What the model may do.")] = "interactive",
+    tool: Annotated[str | None, typer.Option(help="A tool the task admits in this setting.")] = None,
+    form: Annotated[str, typer.Option(help="Trajectory form.")] = "faithful",
+    index: Annotated[int, typer.Option(min=0, help="Which of the evaluation problems.")] = 0,
+    stress: Annotated[str, typer.Option(help="Problem set.")] = "random",
+) -> None:
+    """Print a solved problem: roles in colour, memory and pointers."""
+    from rich.console import Console
+
+    from harness.errors import UserError
+    from harness.trace import trace as show
+    from tasks.problems import problems
+    from tasks.scenario import Scenario
+
+    try:
+        scenario = Scenario(task, setting, tool, form=form)
+        drawn = problems(scenario.task, "evaluation", length, index + 1, stress)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if index >= len(drawn):
+        raise UserError(f"--index {index}: there are only {len(drawn)} evaluation problems of length {length}")
+    show(scenario, drawn[index], Console())
+
+
+@app.command()
+def models() -> None:
+    """List the architectures."""
+    from models.build import describe
+
+    lines = []
+    for name, about, parameters in describe():
+        sizes = ", ".join(f"{size} {count / 1e6:.2f}M" for size, count in parameters.items())
+        lines.append((name, about, f"parameters (vocabulary 64): {sizes}"))
+    _print_list(lines)
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks with the settings and tools they admit."""
+    from tasks import TASKS
+    from tasks.resolve import resolve
+
+    found = [(name, resolve("task", name, TASKS)) for name in TASKS]
+    _print_list(
+        (name, _headline(kind), "; ".join(f"{setting}: {', '.join(tools)}" for setting, tools in kind.settings.items()))
+        for name, kind in found
+    )
+
+
+@app.command()
+def tools() -> None:
+    """List the tools."""
+    from tasks.resolve import resolve
+    from tools import TOOLS
+
+    _print_list((name, _headline(resolve("tool", name, TOOLS)), "") for name in TOOLS)
+
+
+@mlflow_app.command("sync")
+def mlflow_sync(
+    grid: GridArgument,
+    store: StoreOption = "results",
+    sets: SetOption = [],  # noqa: B006
+    uri: Annotated[str | None, typer.Option(help="MLflow server or database.", envvar="MLFLOW_TRACKING_URI")] = None,
+) -> None:
+    """Rebuild the MLflow runs of a grid from the store."""
+    from harness.tracking import sync
+
+    typer.echo(sync(_load(grid, sets), _open(store), uri))
+
+
+def _headline(kind: type) -> str:
+    return (kind.__doc__ or "").strip().split("\n")[0]
+
+
+def _print_list(lines: object) -> None:
+    for name, about, more in lines:  # type: ignore[attr-defined]
+        typer.echo(f"{name:12} {about}")
+        if more:
+            typer.echo(f"{'':12} {more}")

@@ -1,0 +1,151 @@
+"""What a grid file may say. Every key is checked; an unknown one is an error."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Train(Strict):
+    """The training recipe of a cell."""
+
+    max_length: Positive = 5
+    """Longest training problem; lengths are uniform over 1..max_length."""
+    steps: Positive = 1000
+    """Optimiser steps."""
+    batch: Positive = 128
+    """Problems per step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay, on matrices only."""
+    warmup: Share = 0.1
+    """Share of the steps over which the learning rate rises linearly; then it falls along a cosine to 0."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
+    validation: Positive = 128
+    """Validation problems at training lengths, on which fit and hyper-parameters are judged."""
+
+
+class Cell(Strict):
+    """One model to train: task + setting + tool + architecture + recipe + seed."""
+
+    task: str = "addition"
+    """A task's name, or `module:Class`."""
+    form: str = "faithful"
+    """Trajectory form of the task."""
+    setting: str = "interactive"
+    """What the model may do: interactive, single_turn, cot, direct, direct_reversed."""
+    tool: str | None = None
+    """A tool's name, or `module:Class`; left out, the first one the task admits in this setting."""
+    architecture: str = "mamba1"
+    """An architecture's name, or `module:Class`."""
+    size: str = "tiny"
+    """Size preset of the architecture."""
+    model: dict[str, Any] = {}
+    """Options of the architecture that replace those of its size preset."""
+    train: Train = Train()
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the initialisation."""
+    data_seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of the training problems; left out, the same as `seed`."""
+    replicate: Annotated[int, Field(ge=0)] = 0
+    """The same seed run again, to see what non-determinism alone does."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: matrix products under autocast; weights, optimiser and recurrent state stay float32."""
+    threads: Positive = 1
+    """CPU threads of the training process (results on a CPU depend on it in the last bits)."""
+
+
+class Evaluate(Strict):
+    """On what every cell of a grid is evaluated."""
+
+    lengths: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """Problem lengths, one point each."""
+    problems: Positive = 100
+    """Problems per point."""
+    stress: tuple[str, ...] = ()
+    """Further problem sets at the same lengths: `jittered`, or stress sets of the task."""
+    mode: Literal["verify", "live"] = "verify"
+    """verify: the oracle through the parallel forward, live rollouts only of what diverged. live: rollouts only."""
+    rollout_max: Annotated[int, Field(ge=0)] = 16
+    """At most so many diverged problems of a point continue as live rollouts."""
+    budget: Annotated[float, Field(ge=1.0)] = 1.25
+    """A live rollout may take so many times the tokens of the oracle's trajectory."""
+    replay: Share = 0.05
+    """Share of the verified problems that are replayed live as a standing check (at least one a cell)."""
+    replay_max_tokens: Positive = 3000
+    """The standing check leaves out trajectories longer than this."""
+    batch: Positive = 64
+    """Problems evaluated together."""
+    chunk: Positive = 1024
+    """Tokens of the oracle that go through the forward at once."""
+    precision: Literal["float32", "bf16"] = "float32"
+
+    @field_validator("lengths", "stress")
+    @classmethod
+    def _unique(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError("the same value stands twice")
+        return values
+
+
+class Run(Strict):
+    """How a grid is carried out; nothing here changes a result."""
+
+    workers: Positive | None = None
+    """Worker actors; left out, as many as the cluster has room for."""
+    cpus: Annotated[float, Field(gt=0)] = 1
+    """CPUs of a worker."""
+    gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs of a worker; a fraction lets several workers share one."""
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 30
+    """Seconds between training checkpoints."""
+    attempts: Positive = 2
+    """Attempts at a cell that fails by an error of its own."""
+    lost_attempts: Positive = 10
+    """Attempts at a cell whose worker or node was lost."""
+    renew_after: Positive = 20
+    """A worker is replaced by a fresh one after so many cells."""
+
+
+class Override(Strict):
+    """`set` applies to every cell that has all the values in `where`."""
+
+    where: dict[str, Any] = {}
+    set: dict[str, Any]
+
+
+class GridFile(Strict):
+    """A grid file: axes that multiply out to cells, and what the cells are evaluated on."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    title: str = ""
+    description: str = ""
+    base: dict[str, Any] = {}
+    """Fields every cell starts from, nested as in a cell (`train: {steps: 600}`)."""
+    axes: Annotated[dict[str, list[Any]], Field(min_length=1)]
+    """Cell field (dots for nested ones: `train.steps`) -> its values; cells are their product."""
+    exclude: list[dict[str, Any]] = []
+    """Products to leave out: a cell that has all the values of an entry (a list means any of its values)."""
+    include: list[dict[str, Any]] = []
+    """Further cells, each on top of `base`."""
+    overrides: list[Override] = []
+    """Recipes for some of the cells, applied in order after the axes."""
+    evaluate: Evaluate
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _axes_are_not_empty(self) -> GridFile:
+        for axis, values in self.axes.items():
+            if not values:
+                raise ValueError(f"axis {axis!r} is empty; give at least one value or leave the axis out")
+        return self

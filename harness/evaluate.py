@@ -1,0 +1,240 @@
+"""Evaluation of one loaded model: points in, result rows out. No Ray, no store.
+
+Idea: verify first, roll out only what diverged (see `harness.verify`). Every number in a row is a function of the
+weights, the problem and the evaluation settings alone, never of what else was evaluated before.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.config import Evaluate
+from harness.decide import NEAR_TIE
+from harness.rollout import Rollout, Start, failure_class, first_difference, from_question, roll_out
+from harness.verify import Verified, verify
+from tasks.agent import Environment
+from tasks.base import Problem, Role
+from tasks.problems import problems as draw
+from tasks.scenario import Encoded, Scenario
+
+Row = dict[str, Any]
+
+CONTEXT = 24
+TEXT = 2000
+
+
+@dataclass(frozen=True)
+class Point:
+    """Problems start..stop-1 of one length and problem set."""
+
+    length: int
+    stress: str
+    start: int
+    stop: int
+
+
+def evaluate(
+    model: Any,
+    scenario: Scenario,
+    points: Sequence[Point],
+    settings: Evaluate,
+    constant: Row,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[Point, list[Row]]]:
+    """Rows of each point, as it is done. `constant`: columns that are the same in every row. Ends early on `stop()`."""
+    for point in points:
+        drawn = draw(scenario.task, "evaluation", point.length, point.stop, point.stress)[point.start :]
+        rows: list[Row] = []
+        for at in range(0, len(drawn), settings.batch):
+            if stop():
+                return
+            batch = drawn[at : at + settings.batch]
+            room = settings.rollout_max - sum(row["exact"] is False for row in rows)
+            rows += _batch(model, scenario, batch, settings, max(0, room))
+        for index, row in enumerate(rows, start=point.start):
+            row.update(constant, index=index, length=point.length, stress=point.stress)
+        yield point, rows
+
+
+def _batch(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Evaluate, room: int) -> list[Row]:
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    began = time.perf_counter()
+    rows = live(model, scenario, batch, settings) if settings.mode == "live" else None
+    rows = rows or verify_then_continue(model, scenario, batch, settings, room)
+    seconds = (time.perf_counter() - began) / len(batch)
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    for row in rows:
+        row.update(seconds=seconds, peak_bytes=peak, state_bytes=int(model.cost(row["tokens"]).state_bytes))
+    if settings.mode == "verify":
+        standing_check(model, scenario, batch, rows, settings)
+    return rows
+
+
+def verify_then_continue(
+    model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Evaluate, room: int
+) -> list[Row]:
+    """Verify all problems; continue the first `room` diverged ones live, from the state before the divergence."""
+    verified = verify(model, scenario, batch, chunk=settings.chunk, precision=settings.precision, keep=room)
+    rows, starts, continued = [], [], []
+    for problem, result in zip(batch, verified):
+        row = _row(scenario, problem, settings, result.tokens, result.own, result.calls, result.longest_walk)
+        row.update(mode="verify", exact=result.divergence is None, token_accuracy=result.right / max(1, result.own))
+        row["margin"] = result.margin
+        row["near_tie"] = result.margin < NEAR_TIE[settings.precision]
+        if result.divergence is None:
+            row.update(answer_right=True, ending="finished", output=_text(scenario.answer_tokens(problem)))
+        else:
+            environment = _diverge(row, scenario, problem, scenario.encoded(problem), result)
+            if result.resume is not None:
+                starts.append(_resume(result, environment, row["tokens"], settings))
+                continued.append(len(rows))
+        rows.append(row)
+    for index, rollout in zip(continued, roll_out(model, scenario, starts, settings.precision)):
+        _ending(rows[index], scenario, batch[index], rollout)
+    return rows
+
+
+def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Evaluate) -> list[Row]:
+    """Live rollouts from the question on, compared with the oracle afterwards."""
+    oracles = [scenario.encoded(problem) for problem in batch]
+    starts = [
+        from_question(scenario, problem, limit(len(oracle.ids), settings)) for problem, oracle in zip(batch, oracles)
+    ]
+    rollouts = roll_out(model, scenario, starts, settings.precision)
+    rows = []
+    for problem, oracle, start, rollout in zip(batch, oracles, starts, rollouts):
+        own = int(oracle.own.sum())
+        row = _row(scenario, problem, settings, len(oracle.ids), own, oracle.calls, oracle.longest_walk)
+        at = first_difference(oracle.ids, rollout.ids, start.position)
+        upto = len(rollout.ids) if at is None else at - start.position + 1
+        margin = _least(rollout.margins[:upto])
+        row.update(mode="live", exact=at is None, margin=margin, near_tie=margin < NEAR_TIE[settings.precision])
+        if at is not None:
+            got = rollout.ids[at - start.position]
+            _diverge(row, scenario, problem, oracle, Verified(divergence=at, got=got))
+            rollout = Rollout(rollout.ids, rollout.margins[upto:], rollout.ending, rollout.output)
+        _ending(row, scenario, problem, rollout)
+        row["rollout_tokens"] = len(rollout.ids)
+        rows.append(row)
+    return rows
+
+
+def standing_check(
+    model: Any, scenario: Scenario, batch: Sequence[Problem], rows: Sequence[Row], settings: Evaluate
+) -> None:
+    """Replay a share of the verified problems live, and say in their rows whether the results agree.
+
+    The comparison leaves out what only a near tie can change: where the least margin is below the threshold, agreement
+    up to that decision is not demanded.
+    """
+    candidates = [at for at, row in enumerate(rows) if row["tokens"] <= settings.replay_max_tokens]
+    chosen = sorted(candidates, key=lambda at: rows[at]["problem"])[: math.ceil(settings.replay * len(batch))]
+    if not chosen:
+        return
+    for at, again in zip(chosen, live(model, scenario, [batch[at] for at in chosen], settings)):
+        rows[at]["replay_equal"] = bool(rows[at]["near_tie"] or again["near_tie"]) or agree(rows[at], again)
+
+
+RESULT = ("exact", "divergence", "divergence_step", "divergence_role", "expected", "got", "failure")
+ANSWER = ("answer_right", "ending", "output")
+
+
+def agree(verified: Row, replayed: Row) -> bool:
+    """Whether two rows of one problem tell the same, near ties of the rollout after the divergence left aside."""
+    if any(verified[name] != replayed[name] for name in RESULT):
+        return False
+    if verified["answer_right"] is None:
+        return True
+    threshold = NEAR_TIE[verified["precision"]]
+    margins = [row["rollout_margin"] for row in (verified, replayed) if row["rollout_margin"] is not None]
+    return min(margins, default=threshold) < threshold or all(verified[name] == replayed[name] for name in ANSWER)
+
+
+def limit(oracle_tokens: int, settings: Evaluate) -> int:
+    """Tokens a rollout may take. A constant is added so that short problems, too, have room to go astray and return."""
+    return math.ceil(settings.budget * oracle_tokens) + 16
+
+
+def _row(
+    scenario: Scenario, problem: Problem, settings: Evaluate, tokens: int, own: int, calls: int, walk: int
+) -> Row:
+    empty = ("answer_right", "token_accuracy", "divergence", "divergence_step", "divergence_phase", "divergence_role")
+    empty += ("expected", "got", "context", "failure", "ending", "output", "replay_equal", "rollout_tokens")
+    return {
+        **dict.fromkeys((*empty, "rollout_margin")),
+        "problem": problem.key,
+        "problem_length": problem.length,
+        "question": _text(problem.prompt),
+        "tokens": tokens,
+        "own_tokens": own,
+        "tool_calls": calls,
+        "longest_walk": walk,
+        "precision": settings.precision,
+    }
+
+
+def _diverge(row: Row, scenario: Scenario, problem: Problem, oracle: Encoded, result: Verified) -> Environment:
+    """Say in the row where and how the model left the oracle; returns the environment as it stands there."""
+    at, names = result.divergence, scenario.vocabulary
+    assert at is not None and result.got is not None
+    environment = replay(scenario, problem, oracle, at)
+    expected, got, role = names.tokens[oracle.ids[at]], names.tokens[result.got], Role(int(oracle.roles[at]))
+    row.update(
+        divergence=at,
+        divergence_step=int(oracle.steps[at]),
+        divergence_phase=oracle.phases[int(oracle.steps[at])],
+        divergence_role=role.name.lower(),
+        expected=expected,
+        got=got,
+        context=_text(names.decode(oracle.ids[max(0, at - CONTEXT) : at])),
+        failure=failure_class(environment, expected, role, got),
+    )
+    return environment
+
+
+def replay(scenario: Scenario, problem: Problem, oracle: Encoded, upto: int) -> Environment:
+    """The environment after the first `upto` tokens of the oracle's trajectory."""
+    environment = scenario.environment(problem)
+    for token in scenario.vocabulary.decode(oracle.ids[:upto][oracle.own[:upto]]):
+        environment.act(token)
+    return environment
+
+
+def _resume(result: Verified, environment: Environment, tokens: int, settings: Evaluate) -> Start:
+    assert result.resume is not None and result.divergence is not None
+    resume = result.resume
+    return Start(
+        environment, resume.tokens, resume.state, result.divergence, limit(tokens, settings), commit=result.got
+    )
+
+
+def _ending(row: Row, scenario: Scenario, problem: Problem, rollout: Rollout) -> None:
+    """How the rollout ended, and whether its answer is right. Margins: those after the divergence."""
+    finished = rollout.ending == "finished"
+    row.update(
+        answer_right=finished and scenario.right(problem, rollout.output),
+        ending=rollout.ending,
+        output=_text(rollout.output),
+        rollout_tokens=len(rollout.ids),
+    )
+    if not row["exact"]:
+        least = _least(rollout.margins)
+        row["rollout_margin"] = least if math.isfinite(least) else None
+
+
+def _least(margins: Sequence[float]) -> float:
+    known = np.asarray(margins, dtype=float)
+    return float(np.nanmin(known)) if len(known) and not np.isnan(known).all() else math.inf
+
+
+def _text(tokens: Sequence[str]) -> str:
+    return " ".join(tokens)[:TEXT]

@@ -1,0 +1,128 @@
+"""What a grid would take, and where it stands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.collect import status_of
+from harness.config import Cell
+from harness.grid import Grid, Resolved
+from harness.store import Store
+from harness.train import scenario_of
+from harness.work import Gap, Missing, missing
+
+SAMPLE = 16
+"""Problems whose trajectories are recorded to estimate the tokens of a length."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What remains to be done for one cell."""
+
+    cell: Resolved
+    todo: Missing
+    points: int
+    parameters: int
+    train_tokens: float
+    train_flops: float
+    evaluate_tokens: float
+    evaluate_flops: float
+
+
+def estimate(cell: Resolved, grid: Grid, store: Store | None) -> Estimate:
+    """Parameters, tokens and FLOPs of what a cell still needs.
+
+    A training token is taken for three forward ones (the backward pass costs two); evaluation for one forward over the
+    oracle's tokens, without rollouts, of which nobody knows how many there will be.
+    """
+    from models.build import build
+    from tasks.problems import training_stream
+
+    config, evaluate = cell.config, grid.file.evaluate
+    lengths = [(length, stress) for length in evaluate.lengths for stress in ("random", *evaluate.stress)]
+    fresh = Missing(True, [Gap(length, stress, 0, evaluate.problems) for length, stress in lengths])
+    todo = missing(cell, evaluate, store) if store else fresh
+    scenario = scenario_of(config)
+    model = build(config.architecture, config.size, len(scenario.vocabulary), config.model, device="meta")
+    sample = training_stream(scenario.task, config.train.max_length, 0, 0)[:SAMPLE]
+    tokens = sum(len(scenario.encoded(problem).ids) for problem in sample) / len(sample)
+    seen = tokens * config.train.batch * config.train.steps if todo.training else 0.0
+    each = [((gap.stop - gap.start), point_tokens(config, gap.length)) for gap in todo.points]
+    return Estimate(
+        cell,
+        todo,
+        len(lengths),
+        model.cost(1).parameters,
+        seen,
+        3 * seen * model.cost(int(tokens / 2)).flops,
+        sum(count * size for count, size in each),
+        sum(count * size * model.cost(int(size / 2)).flops for count, size in each),
+    )
+
+
+def point_tokens(config: Cell, length: int) -> float:
+    """Mean tokens of the oracle's trajectories at a length, from a few of them."""
+    return _point_tokens(config.task, config.setting, config.tool or "", config.form, length)
+
+
+@lru_cache
+def _point_tokens(task: str, setting: str, tool: str, form: str, length: int) -> float:
+    from tasks.problems import problems
+    from tasks.scenario import Scenario
+
+    scenario = Scenario(task, setting, tool, form=form)
+    sizes = [
+        sum(len(piece.ids) for piece in scenario.stream_encoded(problem, 65536))
+        for problem in problems(scenario.task, "evaluation", length, 2)
+    ]
+    return sum(sizes) / len(sizes)
+
+
+def print_plan(grid: Grid, store: Store | None) -> None:
+    estimates = [estimate(cell, grid, store) for cell in grid.cells]
+    table = Table(title=f"{grid.file.name}: {len(estimates)} cells", title_justify="left")
+    for column in ("cell", "id", "to do"):
+        table.add_column(column, overflow="fold")
+    for column in ("parameters", "training tokens", "training FLOPs", "evaluation tokens", "evaluation FLOPs"):
+        table.add_column(column, justify="right")
+    for item in estimates:
+        numbers = (item.parameters, item.train_tokens, item.train_flops, item.evaluate_tokens, item.evaluate_flops)
+        todo = f"{len(item.todo.points)} of {item.points} points" if item.todo else "done"
+        todo = f"training, {todo}" if item.todo.training else todo
+        table.add_row(item.cell.name, item.cell.id, todo, *(f"{number:.3g}" for number in numbers))
+    console = Console()
+    console.print(table)
+    points = sum(len(item.todo.points) for item in estimates)
+    training = sum(item.todo.training for item in estimates)
+    tokens = sum(item.train_tokens + item.evaluate_tokens for item in estimates)
+    flops = sum(item.train_flops + item.evaluate_flops for item in estimates)
+    total = sum(item.points for item in estimates)
+    console.print(
+        f"{training} of {len(estimates)} cells to train, {points} of {total} points to evaluate: "
+        f"{tokens:.3g} tokens, {flops:.3g} FLOPs (rollouts of diverged problems come on top)",
+        soft_wrap=True,
+    )
+
+
+def print_status(grid: Grid, store: Store) -> None:
+    attempts = store.attempts({cell.id for cell in grid.cells})
+    table = Table(title=grid.file.name, title_justify="left")
+    for column in ("cell", "id", "status", "points", "attempts", "reason"):
+        table.add_column(column, overflow="fold")
+    evaluate = grid.file.evaluate
+    total = len(evaluate.lengths) * (1 + len(evaluate.stress))
+    counts: Counter[str] = Counter()
+    for cell in grid.cells:
+        status, reason = status_of(cell, evaluate, store, attempts)
+        counts[status] += 1
+        done = total - len(missing(cell, evaluate, store).points)
+        tries = sum(attempt["cell"] == cell.id for attempt in attempts)
+        table.add_row(cell.name, cell.id, status, f"{done}/{total}", str(tries), reason or "")
+    console = Console()
+    console.print(table)
+    console.print(", ".join(f"{count} {status}" for status, count in counts.items()))

@@ -1,0 +1,260 @@
+"""The store: where cells, checkpoints, rows and the ledger of attempts lie. A folder, or any fsspec URL.
+
+    lengthwise.json                     version of the layout
+    cells/ID/cell.json                  resolved configuration
+    cells/ID/training.pt                training checkpoint (dropped when the cell is published)
+    cells/ID/weights-HASH.pt            weights, named by their content
+    cells/ID/published.json             which weights are the cell's: the first writer wins
+    cells/ID/curve.parquet              training curve
+    cells/ID/rows/POINT.parquet         result rows of one point, written whole or not at all
+    cells/ID/logs/ATTEMPT.log           what the worker had to say
+    ledger/ATTEMPT.start.json, ATTEMPT.end.json
+    grids/NAME/                         grid file, report.html
+
+Nothing is ever changed in place; a file is either absent or whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.errors import UserError
+from harness.schema import CURVES, FORMAT, ROWS, Table
+
+
+class Extent(NamedTuple):
+    """One row file: problems start..stop-1 of a point."""
+
+    checkpoint: str
+    evaluation: str
+    length: int
+    stress: str
+    start: int
+    stop: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.checkpoint[:16]}-{self.evaluation}-{self.length}-{self.stress}-{self.start}-{self.stop}.parquet"
+
+    @classmethod
+    def parse(cls, file: str) -> Extent | None:
+        match = re.fullmatch(r"([0-9a-f]+)-([0-9a-f]+)-(\d+)-(.+)-(\d+)-(\d+)\.parquet", file)
+        if match is None:
+            return None
+        checkpoint, evaluation, length, stress, start, stop = match.groups()
+        return cls(checkpoint, evaluation, int(length), stress, int(start), int(stop))
+
+
+class Store:
+    """Files under one root, each written whole or not at all.
+
+    Raises UserError when the place cannot be read or written, or was written by a newer version.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        try:
+            self.fs, root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"store {url!r}: {error}") from error
+        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.root = str(Path(root).absolute()) if self.local else root.rstrip("/")
+        self.url = self.root if self.local else url.rstrip("/")
+
+    def open(self, create: bool = False) -> Store:
+        """Check the version; with `create`, make the store if it is not there yet."""
+        try:
+            text = self._cat("lengthwise.json")
+            if text is None:
+                if not create:
+                    raise UserError(f"store {self.url!r}: no Lengthwise store is there; `lengthwise run` makes one")
+                self.create("lengthwise.json", json.dumps({"format": FORMAT}).encode())
+                text = self.read("lengthwise.json")
+            version = json.loads(text)["format"]
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise UserError(f"store {self.url!r} cannot be used: {type(error).__name__}: {error}") from error
+        if version > FORMAT:
+            raise UserError(
+                f"store {self.url!r} has format {version}, written by a newer Lengthwise; this one reads up to {FORMAT}"
+            )
+        return self
+
+    # files -----------------------------------------------------------------------------------------------------
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def _cat(self, name: str) -> bytes | None:
+        try:
+            data: bytes = self.fs.cat_file(self.path(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return data
+
+    def read(self, name: str) -> bytes:
+        data = self._cat(name)
+        if data is None:
+            raise UserError(f"store {self.url!r}: {name} is missing")
+        return data
+
+    def exists(self, name: str) -> bool:
+        return bool(self.fs.exists(self.path(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write or replace a file, whole or not at all."""
+        if self.local:
+            temporary = self._temporary(name, data)
+            os.replace(temporary, self.path(name))
+        else:
+            self.fs.pipe_file(self.path(name), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless it is there already; False when somebody else was first."""
+        if not self.local:
+            try:
+                self.fs.pipe_file(self.path(name), data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        temporary = self._temporary(name, data)
+        try:
+            os.link(temporary, self.path(name))
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        return True
+
+    def _temporary(self, name: str, data: bytes) -> str:
+        path = self.path(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+            raise
+        return temporary
+
+    def list(self, folder: str) -> list[str]:
+        """Names of the whole files in a folder, sorted; empty when there is no such folder."""
+        self.fs.invalidate_cache()
+        try:
+            paths = self.fs.ls(self.path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(name for path in paths if not (name := path.rstrip("/").rsplit("/", 1)[-1]).endswith(".tmp"))
+
+    def delete(self, name: str) -> None:
+        if self.exists(name):
+            self.fs.rm_file(self.path(name))
+
+    # JSON and Parquet ------------------------------------------------------------------------------------------
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        data = self._cat(name)
+        if data is None:
+            return None
+        try:
+            value: dict[str, Any] = json.loads(data)
+        except ValueError as error:
+            raise UserError(f"store {self.url!r}: {name} is not valid JSON ({error}); move it away to go on") from error
+        return value
+
+    def read_table(self, name: str) -> list[dict[str, Any]]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            records: list[dict[str, Any]] = pyarrow.parquet.read_table(io.BytesIO(self.read(name))).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise UserError(
+                f"store {self.url!r}: {name} is not a whole Parquet file ({' '.join(str(error).split())[:120]}); "
+                "move it away and run the grid again: what it held will be made anew"
+            ) from error
+        return records
+
+    # cells -----------------------------------------------------------------------------------------------------
+
+    def published(self, cell: str) -> dict[str, Any] | None:
+        """What is known of the cell's trained weights; None while it has none."""
+        return self.read_json(f"cells/{cell}/published.json")
+
+    def extents(self, cell: str) -> list[Extent]:
+        """The row files of a cell."""
+        found = (Extent.parse(file) for file in self.list(f"cells/{cell}/rows"))
+        return [extent for extent in found if extent is not None]
+
+    def write_rows(self, cell: str, extent: Extent, rows: list[dict[str, Any]]) -> bool:
+        """Publish the rows of a point; False when they were there already."""
+        return self.create(f"cells/{cell}/rows/{extent.file}", parquet(ROWS, rows))
+
+    def rows(self, cell: str) -> Iterator[dict[str, Any]]:
+        """All result rows of a cell, each point and problem once."""
+        seen = set()
+        for extent in self.extents(cell):
+            for row in self.read_table(f"cells/{cell}/rows/{extent.file}"):
+                key = (row["checkpoint"], row["evaluation"], row["length"], row["stress"], row["index"])
+                if key not in seen:
+                    seen.add(key)
+                    yield row
+
+    def curve(self, cell: str) -> list[dict[str, Any]]:
+        name = f"cells/{cell}/curve.parquet"
+        return self.read_table(name) if self.exists(name) else []
+
+    def write_curve(self, cell: str, curve: Iterable[dict[str, Any]]) -> None:
+        self.write(f"cells/{cell}/curve.parquet", parquet(CURVES, list(curve)))
+
+    # ledger ----------------------------------------------------------------------------------------------------
+
+    def begin_attempt(self, attempt: str, record: dict[str, Any]) -> None:
+        self.create(f"ledger/{attempt}.start.json", json.dumps(record).encode())
+
+    def end_attempt(self, attempt: str, record: dict[str, Any]) -> None:
+        """Say how an attempt ended; only the first word counts."""
+        self.create(f"ledger/{attempt}.end.json", json.dumps(record).encode())
+
+    def attempts(self, cells: set[str] | None = None) -> list[dict[str, Any]]:
+        """Every attempt, oldest first, with its outcome (`running` when it never said how it ended)."""
+        names = self.list("ledger")
+        ended = {name for name in names if name.endswith(".end.json")}
+        records = []
+        for name in names:
+            if not name.endswith(".start.json"):
+                continue
+            attempt = name.removesuffix(".start.json")
+            record = self.read_json(f"ledger/{name}") or {}
+            if cells is not None and record.get("cell") not in cells:
+                continue
+            end = self.read_json(f"ledger/{attempt}.end.json") if f"{attempt}.end.json" in ended else None
+            records.append({"attempt": attempt, "outcome": "running", **record, **(end or {})})
+        return sorted(records, key=lambda record: str(record.get("started")))
+
+
+def parquet(table: Table, records: list[dict[str, Any]]) -> bytes:
+    """Records as a Parquet file with the table's columns; a missing value is null, an unknown column an error."""
+    import pyarrow
+    import pyarrow.parquet
+
+    for record in records:
+        if extra := record.keys() - table.keys():
+            raise ValueError(f"unknown columns {sorted(extra)}")
+    types = {"string": pyarrow.string(), "int64": pyarrow.int64(), "double": pyarrow.float64(), "bool": pyarrow.bool_()}
+    schema = pyarrow.schema([(name, types[kind]) for name, (kind, _) in table.items()])
+    sink = io.BytesIO()
+    complete = [{name: record.get(name) for name in table} for record in records]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(complete, schema=schema), sink, compression="zstd")
+    return sink.getvalue()

@@ -1,0 +1,11 @@
+"""Architectures on one contract (see `models.base`). A name maps to an import path, so that listing them imports nothing."""
+
+ARCHITECTURES = {
+    "mamba1": "models.mamba1:Mamba1",
+    "mamba2": "models.mamba2:Mamba2",
+    "transformer": "models.transformer:Transformer",
+    "sliding": "models.sliding:SlidingTransformer",
+    "lstm": "models.recurrent:LSTM",
+    "gru": "models.recurrent:GRU",
+    "hybrid": "models.hybrid:Hybrid",
+}

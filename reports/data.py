@@ -1,0 +1,49 @@
+"""What a report is made from: the grid and four typed tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS, Table
+
+_TYPES = {"string": pl.String, "int64": pl.Int64, "double": pl.Float64, "bool": pl.Boolean}
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """One grid and everything known of its cells. Any table may be empty, any value null.
+
+    Rows hold one evaluation of one checkpoint per cell: a problem of a point appears once.
+    """
+
+    grid: dict[str, Any]
+    """name, title, description, text (the grid file), when (UTC, ISO 8601), evaluate (its evaluation settings);
+    every key may be missing."""
+    cells: pl.DataFrame
+    rows: pl.DataFrame
+    curves: pl.DataFrame
+    attempts: pl.DataFrame
+
+    def __post_init__(self) -> None:
+        for name, table in (("cells", CELLS), ("rows", ROWS), ("curves", CURVES), ("attempts", ATTEMPTS)):
+            if missing := table.keys() - set(getattr(self, name).columns):
+                raise ValueError(f"{name}: the columns {', '.join(sorted(missing))} are missing; build it with `frame`")
+
+
+def frame(table: Table, records: list[dict[str, Any]]) -> pl.DataFrame:
+    """Records as a data frame with exactly the columns of `table`; a column a record leaves out is null there.
+
+    Raises ValueError when a record has a column the table does not know or a value of another type.
+    """
+    unknown = sorted({key for record in records for key in record} - table.keys())
+    if unknown:
+        raise ValueError(f"unknown columns {', '.join(unknown)}; allowed: {', '.join(table)}")
+    schema = {name: _TYPES[kind] for name, (kind, _) in table.items()}
+    columns = {name: [record.get(name) for record in records] for name in table}
+    try:
+        return pl.DataFrame(columns, schema=schema)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"a value does not have its column's type: {' '.join(str(error).split())}") from error

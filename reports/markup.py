@@ -1,0 +1,56 @@
+"""HTML that escapes by default: text becomes markup only through `element`."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+_VOID = {"br", "hr", "img", "meta", "link", "col"}
+
+
+class Markup(str):
+    """Text that is HTML already; everything else is escaped."""
+
+
+def _flat(children: Iterable[object]) -> Iterable[str]:
+    for child in children:
+        if isinstance(child, Markup):
+            yield child
+        elif isinstance(child, (list, tuple)):
+            yield from _flat(child)
+        elif child is not None:
+            yield html.escape(str(child))
+
+
+def fragment(*children: object) -> Markup:
+    """Children side by side. Strings are escaped, None is left out, lists are flattened."""
+    return Markup("".join(_flat(children)))
+
+
+def element(tag: str, *children: object, **attributes: object) -> Markup:
+    """One HTML element. Attribute names: `class_` is class, `_` becomes `-`; None and False leave an attribute out."""
+    pairs = []
+    for name, value in attributes.items():
+        key = name.rstrip("_").replace("_", "-")
+        if value is True:
+            pairs.append(f" {key}")
+        elif value is not None and value is not False:
+            pairs.append(f' {key}="{html.escape(str(value))}"')
+    opening = f"<{tag}{''.join(pairs)}>"
+    return Markup(opening if tag in _VOID else f"{opening}{fragment(*children)}</{tag}>")
+
+
+def table(head: Sequence[object], body: Sequence[Sequence[object]], class_: str | None = None) -> Markup:
+    """A table that scrolls sideways on its own when the page is narrower. The first column names the row."""
+
+    def line(cells: Sequence[object]) -> Markup:
+        return element("tr", element("th", cells[0], scope="row"), [element("td", cell) for cell in cells[1:]])
+
+    header = element("thead", element("tr", [element("th", cell, scope="col") for cell in head]))
+    whole = element("table", header, element("tbody", [line(cells) for cells in body]), class_=class_)
+    return element("div", whole, class_="scroll", tabindex="0")
+
+
+def folded(summary: object, *children: object, open: bool = False) -> Markup:
+    """Children that show on a click."""
+    return element("details", element("summary", summary), *children, open=open)

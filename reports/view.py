@@ -1,0 +1,114 @@
+"""Everything the page shows, aggregated once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from reports import aggregate, style
+from reports.data import ReportData
+
+
+@dataclass(frozen=True)
+class Facet:
+    """One panel: what is held fixed, and what to call it."""
+
+    key: tuple[Any, ...]
+    """Values of `aggregate.FACET`."""
+    title: str
+    detail: str
+
+    def of(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The lines of a table that belong to the panel."""
+        return table.filter(*(pl.col(name) == value for name, value in zip(aggregate.FACET, self.key)))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.key[aggregate.FACET.index(name)]
+
+
+def facets(cells: pl.DataFrame) -> list[Facet]:
+    """The panels of described cells, titled by setting (and task, where tasks differ) and what else differs."""
+    keys = list(cells.select(aggregate.FACET).unique(maintain_order=True).iter_rows())
+    varying = {name for place, name in enumerate(aggregate.FACET) if len({key[place] for key in keys}) > 1}
+    return [_facet(dict(zip(aggregate.FACET, key)), varying) for key in sorted(keys, key=_order)]
+
+
+def _facet(values: dict[str, Any], varying: set[str]) -> Facet:
+    title = [values["setting"] or "no setting"]
+    if "task" in varying:
+        title.insert(0, values["task"])
+    detail = [f"tool {values['tool'] or 'none'}"]
+    detail += [values[name] for name in ("form", "size") if name in varying and values[name]]
+    if "max_length" in varying and values["max_length"]:
+        detail.append(f"trained ≤ {values['max_length']:,}")
+    return Facet(tuple(values.values()), " · ".join(title), " · ".join(detail))
+
+
+def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Tasks by name, then the settings from the most to the least help."""
+    settings = ("interactive", "single_turn", "cot", "direct", "direct_reversed")
+    values = dict(zip(aggregate.FACET, key))
+    place = settings.index(values["setting"]) if values["setting"] in settings else len(settings)
+    return (values["task"], place, *key)
+
+
+@dataclass(frozen=True)
+class View:
+    """The aggregated tables of one report."""
+
+    data: ReportData
+
+    @cached_property
+    def points(self) -> pl.DataFrame:
+        return aggregate.points(self.data.rows, self.data.cells)
+
+    @cached_property
+    def random(self) -> pl.DataFrame:
+        """The points on random problems."""
+        return self.points.filter(pl.col("stress") == aggregate.RANDOM)
+
+    @cached_property
+    def cells(self) -> pl.DataFrame:
+        return aggregate.summarise_cells(self.points, self.data.cells)
+
+    @cached_property
+    def solved(self) -> pl.DataFrame:
+        return aggregate.solved_by(self.points, self.data.cells)
+
+    @cached_property
+    def looks(self) -> dict[str, style.Style]:
+        return style.styles(self.cells["architecture"])
+
+    @cached_property
+    def facets(self) -> list[Facet]:
+        return facets(self.cells)
+
+    @property
+    def failed(self) -> pl.DataFrame:
+        return self.cells.filter(pl.col("status") == "failed")
+
+    @property
+    def unfit(self) -> pl.DataFrame:
+        return self.cells.filter("unfit")
+
+    @property
+    def waiting(self) -> pl.DataFrame:
+        return self.cells.filter(~pl.col("status").is_in(["done", "failed"]))
+
+    def lengths(self, facet: Facet) -> list[int]:
+        """Lengths tested on random problems, ascending."""
+        return sorted(facet.of(self.random)["length"].unique().to_list())
+
+
+def key_lengths(tested: Sequence[int], trained: int, most: int = 4) -> list[int]:
+    """A few lengths to summarise at: the longest in the training range, the longest tested, and some between."""
+    inside = [length for length in tested if length <= trained]
+    beyond = [length for length in tested if length > trained]
+    room = most - bool(inside)
+    if len(beyond) > room:
+        beyond = [beyond[round((place + 1) * len(beyond) / room) - 1] for place in range(room)]
+    return inside[-1:] + beyond

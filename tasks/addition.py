@@ -1,0 +1,226 @@
+"""Multi-digit addition, by long addition with two pointers (Malach et al., arXiv 2510.14826, section 4)."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from tasks.agent import Agent
+from tasks.base import ANSWER, Problem, Sampler, Task
+from tools.calculator import CALL, DIGITS, RUN, to_int
+
+_LIMB = 1_000
+_CARRIES = ("c0", "c1")
+_PROMPT = re.compile(r"\^(0|[1-9][0-9]*)\+(0|[1-9][0-9]*)=")
+_VALUES = {digit: int(digit) for digit in DIGITS}
+
+
+class Addition(Task):
+    """Sum of two nonnegative integers; the length is the number of digits of the longer one.
+
+    `58 + 7` worked by hand, in the setting interactive. `L1 R1 r1` are left, right and read of pointer 1; the question
+    and what the tool answers stand in angle brackets:
+
+    >>> from tasks.scenario import Scenario
+    >>> trajectory = Scenario("addition", "interactive").record(Addition().problem("58", "7"))
+    >>> lines = {}
+    >>> for token, role, step in zip(trajectory.tokens, trajectory.roles, trajectory.steps):
+    ...     given = role.name in ("QUESTION", "OBSERVATION")
+    ...     lines.setdefault(step, []).append(f"<{token}>" if given else token)
+    >>> for step, line in lines.items():
+    ...     print(f"{trajectory.phases[step]:8}", *line)
+    question <^> <5> <8> <+> <7> <=>
+    walk     r1 <^> R1 r1 <5> R1 r1 <8> R1 r1 <+> L1
+    walk     r2 <^> R2 r2 <5> R2 r2 <8> R2 r2 <+> R2 r2 <7> R2 r2 <=> L2
+    add      r1 <8> r2 <7> L1 L2 5 c1
+    add      r1 <5> r2 <+> L1 6 c0
+    add      r1 <^> r2 <+> [ANS]
+    return   r2 <+> R2 r2 <7> R2 r2 <=> R2 r2 <5> R2 r2 <c1> R2 r2 <6> R2 r2 <c0> R2 r2 <[ANS]> L2 L2
+    copy     r2 <6> 6 L2
+    copy     r2 <c1> L2 r2 <5> 5 L2
+    copy     r2 <=> [EOS]
+
+    The sum stands in the memory least significant digit first, each digit before its carry. A last carry is a digit
+    of its own: `r1 <^> r2 <+> 1 c0 [ANS]`.
+    """
+
+    revision: ClassVar[int] = 1
+    tokens: ClassVar[tuple[str, ...]] = ("^", *DIGITS, "+", "=", *_CARRIES)
+    prompt_end: ClassVar[str] = "="
+    settings: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "interactive": ("pointer",),
+        "single_turn": ("calculator",),
+        "cot": ("none",),
+        "direct": ("none",),
+        "direct_reversed": ("none",),
+    }
+    tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {"pointer": {"pointers": 2}}
+
+    @property
+    def stress(self) -> Mapping[str, Sampler]:
+        return {"carries": _carries, "unequal": _unequal, "zeros": _zeros}
+
+    @staticmethod
+    def problem(first: str, second: str) -> Problem:
+        """`first + second`, given as decimal digits."""
+        return _problem(first, second)
+
+    def sample(self, rng: random.Random, length: int) -> Problem:
+        """Both operands have exactly `length` digits."""
+        return _problem(_number(rng, length), _number(rng, length))
+
+    def sample_training(self, rng: random.Random, max_length: int) -> Problem:
+        """The lengths of the operands are independent."""
+        return _problem(_number(rng, rng.randint(1, max_length)), _number(rng, rng.randint(1, max_length)))
+
+    def parse(self, prompt: Sequence[str]) -> Problem:
+        match = _PROMPT.fullmatch("".join(prompt))
+        problem = _problem(*match.groups()) if match else None
+        if problem is None or problem.prompt != tuple(prompt):
+            raise ValueError(f"addition: {' '.join(prompt)[:80]!r} is not a prompt like '^ 5 8 + 7 ='")
+        return problem
+
+    def solve(self, problem: Problem, agent: Agent) -> None:
+        _walk(agent, "1", "+")
+        _walk(agent, "2", "=")
+        _add(agent)
+        agent.step("return")
+        _seek(agent, "2", ANSWER)
+        agent.command("L2", "L2")
+        _copy(agent)
+
+    def call(self, problem: Problem, agent: Agent) -> None:
+        agent.step("call")
+        result = agent.command(CALL, *problem.prompt[1:-1], RUN)[:-1]
+        agent.step("copy")
+        agent.answer()
+        agent.output(*result)
+
+    def check(self, problem: Problem, output: Sequence[str]) -> bool:
+        first, second = "".join(problem.prompt[1:-1]).split("+")
+        given = "".join(output)
+        if set(output) - set(DIGITS) or not _is_number(given) or len(given) > problem.length + 1:
+            return False
+        return to_int(given) == to_int(first) + to_int(second)
+
+    def count(self, length: int) -> int:
+        operands = 10 if length == 1 else 9 * 10 ** (length - 1)
+        return operands**2
+
+    def trajectory_length(self, problem: Problem) -> int:
+        """27 and 8 tokens for each digit of the longer and the shorter operand, 33, and 15 for a last carry."""
+        longer = problem.length
+        shorter = len(problem.prompt) - 3 - longer
+        return 27 * longer + 8 * shorter + 33 + 15 * (len(problem.answer) - longer)
+
+
+def _walk(agent: Agent, pointer: str, target: str) -> None:
+    """Walk a pointer right to `target` and one step back, onto a least significant digit."""
+    agent.step("walk")
+    _seek(agent, pointer, target)
+    agent.command("L" + pointer)
+
+
+def _seek(agent: Agent, pointer: str, target: str) -> None:
+    command, read, right = agent.command, "r" + pointer, "R" + pointer
+    while command(read) != (target,):
+        command(right)
+
+
+def _add(agent: Agent) -> None:
+    """Add digit by digit from the right; a pointer stops at a non-digit, and two stopped pointers end it."""
+    carry = 0
+    while True:
+        agent.step("add")
+        (first,), (second,) = agent.command("r1"), agent.command("r2")
+        if first not in _VALUES and second not in _VALUES:
+            break
+        carry, digit = divmod(carry + _VALUES.get(first, 0) + _VALUES.get(second, 0), 10)
+        if first in _VALUES:
+            agent.command("L1")
+        if second in _VALUES:
+            agent.command("L2")
+        agent.think(DIGITS[digit], _CARRIES[carry])
+    if carry:
+        agent.think("1", "c0")
+    agent.answer()
+
+
+def _copy(agent: Agent) -> None:
+    """Copy the digits of the sum backwards, skipping the carries, until the question is reached."""
+    while True:
+        agent.step("copy")
+        (cell,) = agent.command("r2")
+        if cell in _CARRIES:
+            agent.command("L2")
+            (cell,) = agent.command("r2")
+        if cell == "=":
+            break
+        agent.output(cell)
+        agent.command("L2")
+
+
+def _problem(first: str, second: str) -> Problem:
+    all_nines_and_one = second == "1" and len(first) > 1 and set(first) == {"9"}
+    length = max(len(first), len(second))
+    return Problem(("^", *first, "+", *second, "="), tuple(_sum(first, second)), length, reserved=all_nines_and_one)
+
+
+def _sum(first: str, second: str) -> str:
+    """The sum in limbs of 1,000 digits: linear in the length, where converting whole integers is quadratic."""
+    width = -(-max(len(first), len(second)) // _LIMB) * _LIMB
+    first, second = first.zfill(width), second.zfill(width)
+    limbs, carry = [], 0
+    for start in range(width - _LIMB, -1, -_LIMB):
+        stop = start + _LIMB
+        carry, limb = divmod(int(first[start:stop]) + int(second[start:stop]) + carry, 10**_LIMB)
+        limbs.append(str(limb).zfill(_LIMB))
+    return (str(carry) + "".join(reversed(limbs))).lstrip("0") or "0"
+
+
+def _is_number(digits: str) -> bool:
+    return digits.isascii() and digits.isdecimal() and (digits == "0" or digits[0] != "0")
+
+
+def _number(rng: random.Random, length: int) -> str:
+    """A uniformly random number of exactly `length` digits; 0 has one."""
+    if length == 1:
+        return str(rng.randrange(10))
+    head = (length - 1) % _LIMB + 1
+    limbs = [str(rng.randrange(10 ** (head - 1), 10**head))]
+    limbs += [str(rng.randrange(10**_LIMB)).zfill(_LIMB) for _ in range((length - head) // _LIMB)]
+    return "".join(limbs)
+
+
+def _carries(rng: random.Random, length: int) -> Problem:
+    """A carry that starts at the last digit and runs through all of them; one draw in eight is 99..9 + 1."""
+    if rng.random() < 1 / 8:
+        return _problem("9" * length, "1")
+    low = rng.randint(1, 9)
+    first, second = str(low), str(rng.randint(10 - low, 9))
+    for place in range(1, length):
+        digit = rng.randint(1, 8) if place == length - 1 else rng.randint(0, 9)
+        first, second = str(digit) + first, str(9 - digit) + second
+    return _problem(first, second)
+
+
+def _unequal(rng: random.Random, length: int) -> Problem:
+    """One operand has `length` digits, the other fewer, in either order; at length 1 both have one."""
+    operands = [_number(rng, length), _number(rng, rng.randint(1, max(1, length - 1)))]
+    rng.shuffle(operands)
+    return _problem(*operands)
+
+
+def _zeros(rng: random.Random, length: int) -> Problem:
+    """Operands that are nearly all zeros; one draw in four adds 0 itself."""
+    second = "0" if rng.random() < 1 / 4 else _sparse(rng, length)
+    operands = [_sparse(rng, length), second]
+    rng.shuffle(operands)
+    return _problem(*operands)
+
+
+def _sparse(rng: random.Random, length: int) -> str:
+    tail = (rng.choice("123456789") if rng.random() < 1 / 10 else "0" for _ in range(length - 1))
+    return rng.choice("123456789") + "".join(tail)
