@@ -1,9 +1,10 @@
-"""Training batches: an endless, seekable stream of random problems, each batch split by length so that little is padding."""
+"""Training batches: an endless, seekable stream of random problems, each split by length so that little is padding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def split(rows: list[Encoded]) -> Batch:
     ordered = sorted(rows, key=len)
     parts = max(1, min(PARTS, len(rows) // SMALLEST_PART))
     cuts = [len(rows) * part // parts for part in range(parts + 1)]
-    return Batch([collate(ordered[begin:end]) for begin, end in zip(cuts, cuts[1:])])
+    return Batch([collate(ordered[begin:end]) for begin, end in pairwise(cuts)])
 
 
 def collate(rows: list[Encoded]) -> Part:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -183,11 +184,12 @@ def tasks() -> None:
     from tasks import TASKS
     from tasks.resolve import resolve
 
-    found = [(name, resolve("task", name, TASKS)) for name in TASKS]
-    _print_list(
-        (name, _headline(kind), "; ".join(f"{setting}: {', '.join(tools)}" for setting, tools in kind.settings.items()))
-        for name, kind in found
-    )
+    lines = []
+    for name in TASKS:
+        kind: Any = resolve("task", name, TASKS)
+        admits = "; ".join(f"{setting}: {', '.join(tools)}" for setting, tools in kind.settings.items())
+        lines.append((name, _headline(kind), admits))
+    _print_list(lines)
 
 
 @app.command()
@@ -216,8 +218,8 @@ def _headline(kind: type) -> str:
     return (kind.__doc__ or "").strip().split("\n")[0]
 
 
-def _print_list(lines: object) -> None:
-    for name, about, more in lines:  # type: ignore[attr-defined]
+def _print_list(lines: Iterable[tuple[str, str, str]]) -> None:
+    for name, about, more in lines:
         typer.echo(f"{name:12} {about}")
         if more:
             typer.echo(f"{'':12} {more}")

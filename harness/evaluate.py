@@ -22,12 +22,19 @@ from harness.verify import Verified, verify
 from tasks.agent import Environment
 from tasks.base import Problem, Role
 from tasks.problems import problems as draw
-from tasks.scenario import Encoded, Scenario
+from tasks.scenario import Scenario
+from tasks.trajectory import Encoded
 
 Row = dict[str, Any]
 
 CONTEXT = 24
 TEXT = 2000
+UNKNOWN = (
+    *("answer_right", "token_accuracy", "failure", "ending", "output", "replay_equal"),
+    *("divergence", "divergence_step", "divergence_phase", "divergence_role", "expected", "got", "context"),
+    *("rollout_tokens", "rollout_margin"),
+)
+"""Columns that are null until something is known."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,8 @@ def verify_then_continue(
 ) -> list[Row]:
     """Verify all problems; continue the first `room` diverged ones live, from the state before the divergence."""
     verified = verify(model, scenario, batch, chunk=settings.chunk, precision=settings.precision, keep=room)
-    rows, starts, continued = [], [], []
+    rows: list[Row] = []
+    starts, continued = [], []
     for problem, result in zip(batch, verified):
         row = _row(scenario, problem, settings, result.tokens, result.own, result.calls, result.longest_walk)
         row.update(mode="verify", exact=result.divergence is None, token_accuracy=result.right / max(1, result.own))
@@ -164,13 +172,9 @@ def limit(oracle_tokens: int, settings: Evaluate) -> int:
     return math.ceil(settings.budget * oracle_tokens) + 16
 
 
-def _row(
-    scenario: Scenario, problem: Problem, settings: Evaluate, tokens: int, own: int, calls: int, walk: int
-) -> Row:
-    empty = ("answer_right", "token_accuracy", "divergence", "divergence_step", "divergence_phase", "divergence_role")
-    empty += ("expected", "got", "context", "failure", "ending", "output", "replay_equal", "rollout_tokens")
+def _row(scenario: Scenario, problem: Problem, settings: Evaluate, tokens: int, own: int, calls: int, walk: int) -> Row:
     return {
-        **dict.fromkeys((*empty, "rollout_margin")),
+        **dict.fromkeys(UNKNOWN),
         "problem": problem.key,
         "problem_length": problem.length,
         "question": _text(problem.prompt),
@@ -185,7 +189,8 @@ def _row(
 def _diverge(row: Row, scenario: Scenario, problem: Problem, oracle: Encoded, result: Verified) -> Environment:
     """Say in the row where and how the model left the oracle; returns the environment as it stands there."""
     at, names = result.divergence, scenario.vocabulary
-    assert at is not None and result.got is not None
+    assert at is not None
+    assert result.got is not None
     environment = replay(scenario, problem, oracle, at)
     expected, got, role = names.tokens[oracle.ids[at]], names.tokens[result.got], Role(int(oracle.roles[at]))
     row.update(
@@ -210,7 +215,8 @@ def replay(scenario: Scenario, problem: Problem, oracle: Encoded, upto: int) -> 
 
 
 def _resume(result: Verified, environment: Environment, tokens: int, settings: Evaluate) -> Start:
-    assert result.resume is not None and result.divergence is not None
+    assert result.resume is not None
+    assert result.divergence is not None
     resume = result.resume
     return Start(
         environment, resume.tokens, resume.state, result.divergence, limit(tokens, settings), commit=result.got

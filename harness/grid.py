@@ -111,6 +111,7 @@ def expand(file: GridFile, where: str) -> list[Resolved]:
             if matches(raw, override.where):
                 raw = merge(raw, nested(override.set))
         resolved = resolve(raw, list(file.axes), where)
+        check_stress(file.evaluate, resolved, where)
         cells.setdefault(resolved.id, resolved)
     if not cells:
         raise UserError(f"{where}: `exclude` leaves no cell")
@@ -149,6 +150,16 @@ def resolve(raw: Mapping[str, Any], axes: Sequence[str] = (), where: str = "cell
         "revisions": {"training": TRAINING_REVISION, "model": model_revision, **scenario.revisions},
     }
     return Resolved(digest(content), name_of(cell, axes), cell)
+
+
+def check_stress(evaluate: Evaluate, cell: Resolved, where: str) -> None:
+    """Raise UserError unless the cell's task has all the problem sets asked for."""
+    from tasks.scenario import Scenario
+
+    known = {"jittered", *Scenario(cell.config.task, cell.config.setting).task.stress}
+    for name in evaluate.stress:
+        if name not in known:
+            raise unknown(f"problem set of task {cell.config.task}", name, known, f"{where}: evaluate.stress")
 
 
 def digest(content: Any) -> str:
@@ -197,7 +208,9 @@ def _complaint(kind: type[BaseModel], item: Mapping[str, Any], where: str) -> st
         for part in item["loc"][:-1]:
             field = getattr(allowed, "model_fields", {}).get(part)
             allowed = field.annotation if field else allowed
-        return str(unknown("key", place, getattr(allowed, "model_fields", {}), where))
+        *parents, key = (str(part) for part in item["loc"])
+        inside = ": ".join([where, *([".".join(parents)] if parents else [])])
+        return str(unknown("key", key, getattr(allowed, "model_fields", {}), inside))
     given = item.get("input")
     shown = f", not {given!r}" if isinstance(given, str | int | float) and item["type"] != "missing" else ""
     return f"{where}: {place}: {item['msg'].removeprefix('Value error, ')}{shown}"

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from harness.evaluate import replay
 from tasks.base import EOS, Problem, Role
-from tasks.scenario import Encoded, Scenario
+from tasks.scenario import Scenario
+from tasks.trajectory import Encoded
 
 MARGIN = 10.0
 KINDS = ("wrong_command", "wrong_thought", "wrong_output", "malformed_command", "past_budget", "stopped_early")
@@ -136,15 +137,15 @@ class ScriptedModel(nn.Module):
 
     def _plant(self, kind: str, problem: Problem, oracle: Encoded, rng: random.Random) -> Planted | None:
         """A place and a token for an error of this kind; None where the trajectory has no place for it."""
-        roles = {
+        roles: dict[str, list[Role]] = {
             "wrong_command": [Role.COMMAND],
             "malformed_command": [Role.COMMAND],
             "wrong_thought": [Role.THOUGHT, Role.OBSERVATION],
             "wrong_output": [Role.OUTPUT],
             "past_budget": [Role.END],
             "stopped_early": [role for role in Role if role != Role.END],
-        }[kind]
-        places = [at for at in range(len(oracle.ids)) if oracle.own[at] and oracle.roles[at] in roles]
+        }
+        places = [at for at in range(len(oracle.ids)) if oracle.own[at] and oracle.roles[at] in roles[kind]]
         rng.shuffle(places)
         for at in places[:20]:
             tokens = self._fitting(kind, problem, oracle, at)

@@ -1,7 +1,7 @@
 """The tables Lengthwise keeps: column name -> (Arrow type, meaning).
 
 A leaf module: it imports nothing of ours, so that reports can read a store without torch. Types are Arrow type names
-(`string`, `int64`, `double`, `bool`); every column may be null. Rows are the record; everything else is derived from them.
+(`string`, `int64`, `double`, `bool`); every column may be null. Rows are the record; the rest is derived from them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ ROWS: Table = {
     "mode": ("string", "verify (oracle through the parallel forward, then live where it diverged) or live"),
     "exact": ("bool", "the whole trajectory equals the oracle's; null without an oracle"),
     "answer_right": ("bool", "the answer is right; null when the problem diverged and was not rolled out"),
-    "token_accuracy": ("double", "share of the model's own tokens predicted right under teacher forcing; null in live mode"),
+    "token_accuracy": (
+        "double",
+        "share of the model's own tokens predicted right under teacher forcing; null in live mode",
+    ),
     "divergence": ("int64", "position in the trajectory (question included, from 0) of the first wrong token"),
     "divergence_step": ("int64", "solver step of the first wrong token, from 0"),
     "divergence_phase": ("string", "name of that solver step"),
@@ -65,9 +68,9 @@ FAILURES = (
     "past_budget",
     "stopped_early",
 )
-"""Why a problem failed. With an oracle, decided at the first divergence: `stopped_early` the model ended where the oracle
-goes on, `past_budget` it goes on where the oracle ends, `malformed_command` its token cannot continue the command begun,
-else by the role of the token the oracle has there (a wrongly imagined observation is a wrong thought)."""
+"""Why a problem failed. With an oracle, decided at the first divergence: `stopped_early` the model ended where the
+oracle goes on, `past_budget` it goes on where the oracle ends, `malformed_command` its token cannot continue the
+command begun, else by the role of the token the oracle has there (a wrong imagined observation: wrong thought)."""
 
 ENDINGS = ("finished", "past_budget", "loop")
 

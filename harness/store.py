@@ -148,7 +148,7 @@ class Store:
             raise
         return temporary
 
-    def list(self, folder: str) -> list[str]:
+    def names(self, folder: str) -> list[str]:
         """Names of the whole files in a folder, sorted; empty when there is no such folder."""
         self.fs.invalidate_cache()
         try:
@@ -194,7 +194,7 @@ class Store:
 
     def extents(self, cell: str) -> list[Extent]:
         """The row files of a cell."""
-        found = (Extent.parse(file) for file in self.list(f"cells/{cell}/rows"))
+        found = (Extent.parse(file) for file in self.names(f"cells/{cell}/rows"))
         return [extent for extent in found if extent is not None]
 
     def write_rows(self, cell: str, extent: Extent, rows: list[dict[str, Any]]) -> bool:
@@ -229,7 +229,7 @@ class Store:
 
     def attempts(self, cells: set[str] | None = None) -> list[dict[str, Any]]:
         """Every attempt, oldest first, with its outcome (`running` when it never said how it ended)."""
-        names = self.list("ledger")
+        names = self.names("ledger")
         ended = {name for name in names if name.endswith(".end.json")}
         records = []
         for name in names:

@@ -46,9 +46,9 @@ def trace(scenario: Scenario, problem: Problem, console: Console) -> None:
     shown = Snapshot((), {})
     for step, start, stop, snapshot in _replay(scenario, problem, trajectory):
         phase = trajectory.phases[step]
-        _print(console, Text(f"\n{step:>4} {phase:<8} ", style="bold").append_text(_tokens(trajectory, start, stop)))
+        _print(console, Text.assemble((f"\n{step:>4} {phase:<8} ", "bold"), _tokens(trajectory, start, stop)))
         if snapshot != shown:
-            _print(console, Text(" " * 14, style="dim").append_text(_memory(snapshot)))
+            _print(console, Text.assemble(" " * 14, _memory(snapshot)))
             shown = snapshot
     right = scenario.answer_tokens(problem)
     _print(console, Text(f"\nanswer {' '.join(right)}", style="bold green"))
@@ -94,7 +94,7 @@ def _tokens(trajectory: Trajectory, start: int, stop: int) -> Text:
         )
         for first, last in spans
     ]
-    return Text(f" … {left_out} more … ", style="dim").join(parts)
+    return Text.assemble((f" … {left_out} more … ", "dim")).join(parts)
 
 
 def _memory(snapshot: Snapshot) -> Text:
@@ -104,7 +104,7 @@ def _memory(snapshot: Snapshot) -> Text:
         mark = name.translate(_SUPERSCRIPTS)
         marks[cell] = f"{marks[cell]}·{mark}" if cell in marks else mark
     cells = (*snapshot.memory, *("▫" for _ in range(max(marks, default=-1) + 1 - len(snapshot.memory))))
-    text = Text("memory ", style="dim")
+    text = Text.assemble(("memory ", "dim"))
     previous = -1
     for cell in _visible(len(cells), marks):
         text.append(" " if cell == previous + 1 else " … ")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from models.build import build
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -17,7 +18,6 @@ from harness.config import Cell, Train
 from harness.decide import autocast
 from harness.errors import Diverged, Stopped
 from harness.verify import verify
-from models.build import build
 from tasks.problems import validation_problems
 from tasks.scenario import Scenario
 
@@ -168,9 +168,7 @@ def validate(model: Any, scenario: Scenario, cell: Cell) -> tuple[float, int]:
     return sum(result.divergence is None for result in results) / len(results), len(results)
 
 
-def _log(
-    progress: Progress, loss: Tensor, rate: float, norm: Tensor, report: Callable[[dict[str, Any]], None]
-) -> None:
+def _log(progress: Progress, loss: Tensor, rate: float, norm: Tensor, report: Callable[[dict[str, Any]], None]) -> None:
     record = {
         "step": progress.step,
         "tokens": progress.tokens,

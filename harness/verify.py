@@ -19,7 +19,8 @@ from torch import Tensor
 from harness.decide import autocast, decide
 from models.state import clone, take
 from tasks.base import Problem
-from tasks.scenario import Encoded, Scenario
+from tasks.scenario import Scenario
+from tasks.trajectory import Encoded
 
 
 @dataclass
@@ -56,7 +57,7 @@ def verify(
     precision: str = "float32",
     keep: int = 0,
 ) -> list[Verified]:
-    """Verify problems in one batch. `keep`: for so many diverged problems, lowest index first, a state to resume from."""
+    """Verify problems in one batch; the first `keep` diverged ones, by index, get a state to resume from."""
     device = next(model.parameters()).device
     streams = [scenario.stream_encoded(problem, chunk) for problem in problems]
     results = [Verified() for _ in problems]

@@ -57,7 +57,8 @@ def missing(resolved: Resolved, evaluate: Evaluate, store: Store) -> Missing:
         return Missing(True, [Gap(length, stress, 0, evaluate.problems) for length, stress in wanted])
     evaluation, checkpoint = evaluation_id(evaluate), published["checkpoint"][:16]
     done: dict[tuple[int, str], int] = {}
-    for extent in sorted(store.extents(resolved.id), key=lambda extent: extent.start):
+    extents: list[Extent] = sorted(store.extents(resolved.id), key=lambda extent: extent.start)
+    for extent in extents:
         point = (extent.length, extent.stress)
         if extent.evaluation == evaluation and extent.checkpoint == checkpoint and extent.start <= done.get(point, 0):
             done[point] = max(done.get(point, 0), extent.stop)
@@ -76,7 +77,8 @@ def run_cell(
 ) -> None:
     """Train the cell unless that is done (resuming where it was left), then evaluate what is missing.
 
-    Each point is published as it is done. Raises Stopped when `stop()` says so (nothing is lost), Diverged when the loss is not finite, and whatever else goes wrong.
+    Each point is published as it is done. Raises Stopped when `stop()` says so (nothing is lost),
+    Diverged when the loss is not finite, and whatever else goes wrong.
     """
     notify = _Notifier(resolved, report)
     config = {"format": FORMAT, "id": resolved.id, "name": resolved.name, "config": resolved.config.model_dump()}

@@ -1,4 +1,4 @@
-"""Architectures on one contract (see `models.base`). A name maps to an import path, so that listing them imports nothing."""
+"""Architectures on one contract (see `models.base`). A name maps to an import path, so listing them imports nothing."""
 
 ARCHITECTURES = {
     "mamba1": "models.mamba1:Mamba1",

@@ -70,10 +70,11 @@ def points(rows: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     """One line per (cell, length, stress), with who the cell is; rows of other cells are left out.
 
     Counts: `n` problems; `exact_k` of `exact_n`; `answer_k` of `answer_n` problems whose answer is known. Shares:
-    `exact` with its interval; `answer`, which weighs the diverged problems that were rolled out for all that diverged
-    (null when some diverged and none was rolled out), with bounds from `statistics.partly_known`. `k`, `of`,
+    `exact` with its interval; `answer`, which weighs the diverged problems that were rolled out for all that
+    diverged (null when some diverged and none was rolled out), with bounds from `statistics.partly_known`. `k`, `of`,
     `accuracy`, `low`, `high` are those of the exact trajectory, or of the answer where the task has no oracle
-    (`measure` says which). `failure_CLASS` counts failed problems. Sorted by cell, length and stress.
+    (`measure` says which). `contradicted` counts live replays with another result and no near tie to explain it.
+    `failure_CLASS` counts failed problems. Sorted by cell, length and stress.
 
     Raises ValueError when a problem of a point stands twice (rows of several evaluations).
     """
@@ -101,6 +102,7 @@ def _counts() -> list[pl.Expr]:
         pl.col("near_tie").sum().cast(pl.Int64).alias("near_ties"),
         pl.col("replay_equal").sum().cast(pl.Int64).alias("replayed_equal"),
         pl.col("replay_equal").count().cast(pl.Int64).alias("replayed"),
+        (~pl.col("replay_equal") & ~pl.col("near_tie").fill_null(False)).sum().cast(pl.Int64).alias("contradicted"),
         *((pl.col("failure") == name).sum().cast(pl.Int64).alias(f"failure_{name}") for name in FAILURES),
     ]
 

@@ -1,13 +1,15 @@
-"""Where a few failed problems first went wrong, token by token. Every token is a model's or a tool's: all is escaped."""
+"""Where a few failed problems first went wrong, token by token."""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import polars as pl
 
 from reports import aggregate, style, wording
 from reports.markup import Markup, element, fragment
+from reports.parts import note, section
 from reports.view import View
 
 MOST = 12
@@ -27,18 +29,16 @@ def examples(view: View) -> list[dict[str, Any]]:
     )
     rows = view.data.rows[first["place"].to_list()].drop("cell", "length", "index")
     whole = pl.concat([first.drop("place"), rows], how="horizontal").to_dicts()
-    return _in_turns(whole)[:MOST]
+    return _in_turns(view, whole)[:MOST]
 
 
-def _in_turns(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _in_turns(view: View, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One of each panel, then the second of each, and so on."""
-    turn: dict[tuple[Any, ...], int] = {}
-    placed = []
-    for line in sorted(lines, key=lambda line: style.order(line["architecture"])):
-        key = tuple(line[name] for name in aggregate.FACET)
-        turn[key] = turn.get(key, -1) + 1
-        placed.append((turn[key], key, line))
-    return [line for _, _, line in sorted(placed, key=lambda entry: entry[:2])]
+    lines = sorted(lines, key=lambda line: style.order(line["architecture"]))
+    own = [
+        [line for line in lines if tuple(line[name] for name in aggregate.FACET) == facet.key] for facet in view.facets
+    ]
+    return [line for turn in zip_longest(*own) for line in turn if line is not None]
 
 
 def divergences(view: View) -> Markup | None:
@@ -48,13 +48,8 @@ def divergences(view: View) -> Markup | None:
     text = (
         "For each architecture, the first failed problem at the shortest length where one failed; unfit runs left out."
     )
-    return element(
-        "section",
-        element("h2", "Where runs first go wrong"),
-        element("p", text, class_="note"),
-        element("div", [_card(line) for line in shown], class_="cards"),
-        id="divergences",
-    )
+    cards = element("div", [_card(line) for line in shown], class_="cards")
+    return section("divergences", "Where runs first go wrong", note(text), cards)
 
 
 def _card(line: dict[str, Any]) -> Markup:

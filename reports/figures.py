@@ -19,6 +19,7 @@ from reports import style, wording
 HEIGHT = 300
 _GREY = "#808790"
 _GRID = "rgba(128,135,144,0.22)"
+_LABEL = "#252a33"
 _SHADE = "rgba(128,135,144,0.14)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
@@ -39,7 +40,13 @@ def _layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         showlegend=False,
-        hoverlabel={"align": "left", "font": {"family": _FONT, "size": 12}},
+        hoverlabel={
+            "align": "left",
+            "bgcolor": _LABEL,
+            "bordercolor": _LABEL,
+            "font": {"family": _FONT, "size": 12, "color": "#fff"},
+        },
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": _GREY, "activecolor": _GREY},
         dragmode="zoom",
         **more,
     )
@@ -71,22 +78,25 @@ def _length_axis(lengths: Sequence[int], trained: int) -> dict[str, Any]:
     )
 
 
+def _percent_axis(ticks: list[int], limits: list[float]) -> dict[str, Any]:
+    return _axis(range=limits, tickvals=ticks, ticktext=[f"{tick}%" for tick in ticks])
+
+
 def _shade(figure: go.Figure, trained: int) -> None:
     """Shade the lengths that were trained on."""
     if trained:
-        label = {"text": f"trained ≤ {trained:,}", "textposition": "bottom right", "padding": 3, "font": {"size": 10}}
+        label = {"text": f"trained ≤ {trained:,}", "textposition": "bottom right", "padding": 3}
         figure.add_shape(
-            type="rect",
-            x0=1e-3,
-            x1=trained,
-            y0=0,
-            y1=1,
-            yref="paper",
-            layer="below",
+            {"type": "rect", "x0": 1e-3, "x1": trained, "y0": 0, "y1": 1, "yref": "paper", "layer": "below"},
             line_width=0,
             fillcolor=_SHADE,
             label={**label, "font": {"size": 10, "color": _GREY}},
         )
+
+
+def _trained(table: pl.DataFrame) -> int:
+    """Longest training length of a panel; 0 when it is not known."""
+    return max(table["max_length"], default=0)
 
 
 def run_name(line: dict[str, Any]) -> str:
@@ -116,7 +126,7 @@ def _look(architecture: str, unfit: bool, looks: dict[str, style.Style]) -> dict
 def _shifts(architectures: Iterable[str], lengths: Sequence[int]) -> dict[str, float]:
     """Factors that set the architectures' markers side by side, so that none hides another."""
     names = sorted(set(architectures), key=style.order)
-    step = min(0.012 * math.log(max(lengths) / min(lengths)), 0.05) if lengths else 0.0
+    step = min(0.006 * math.log(max(lengths) / min(lengths)), 0.03) if lengths else 0.0
     return {name: math.exp(step * (place - (len(names) - 1) / 2)) for place, name in enumerate(names)}
 
 
@@ -142,10 +152,10 @@ def curves(points: pl.DataFrame, measure: str, looks: dict[str, style.Style]) ->
     """Accuracy against length of one panel: a line per seed. `measure` is a column of shares, exact or answer."""
     known = points.filter(pl.col(measure).is_not_null()).sort("unfit", "length", descending=[True, False])
     lengths = sorted(points["length"].unique().to_list())
-    trained = points["max_length"].max()
+    trained = _trained(points)
     shifts = _shifts(points["architecture"].unique(), lengths)
     figure = go.Figure()
-    for (cell,), own in known.group_by("cell", maintain_order=True):
+    for (_cell,), own in known.group_by("cell", maintain_order=True):
         lines = own.sort("length").to_dicts()
         first = lines[0]
         figure.add_trace(
@@ -161,16 +171,16 @@ def curves(points: pl.DataFrame, measure: str, looks: dict[str, style.Style]) ->
                 **_look(first["architecture"], first["unfit"], looks),
             )
         )
-    _shade(figure, trained if isinstance(trained, int) else 0)
-    share = _axis(range=[-3, 104], tickvals=[0, 25, 50, 75, 100], ticksuffix="%")
-    return _layout(figure, HEIGHT, xaxis=_length_axis(lengths, trained or 0), yaxis=share, hovermode="closest")  # type: ignore[arg-type]
+    _shade(figure, trained)
+    share = _percent_axis([0, 25, 50, 75, 100], [-3, 104])
+    return _layout(figure, HEIGHT, xaxis=_length_axis(lengths, trained), yaxis=share, hovermode="closest")
 
 
 def reaches(summary: pl.DataFrame, looks: dict[str, style.Style], lengths: Sequence[int]) -> go.Figure:
     """Reach of every seed of one panel: a marker at the last solved length, a bar to the first that is not."""
     fit = summary.filter(~pl.col("unfit") & pl.col("reach_low").is_not_null())
     names = sorted(summary["architecture"].unique(), key=style.order)
-    trained = summary["max_length"].max() or 0
+    trained = _trained(summary)
     floor = 0.7 * min([*lengths, trained or lengths[0]])
     figure = go.Figure()
     for name in names:
@@ -178,12 +188,12 @@ def reaches(summary: pl.DataFrame, looks: dict[str, style.Style], lengths: Seque
         for place, run in enumerate(runs):
             row = names.index(name) + 0.5 * ((place + 0.5) / len(runs) - 0.5)
             figure.add_trace(_reach(run, row, floor, looks[name]))
-    _shade(figure, trained)  # type: ignore[arg-type]
+    _shade(figure, trained)
     rows = _axis(tickvals=list(range(len(names))), ticktext=[escape(name) for name in names], showgrid=False)
-    rows |= {"range": [len(names) - 0.4, -0.6], "ticks": ""}
-    axis = _length_axis(lengths, trained)  # type: ignore[arg-type]
+    rows |= {"range": [len(names) - 0.05, -0.6], "ticks": ""}
+    axis = _length_axis(lengths, trained)
     axis["range"] = [math.log10(floor) - 0.03, axis["range"][1] + 0.04]
-    return _layout(figure, 62 + 27 * len(names), xaxis=axis, yaxis=rows, hovermode="closest")
+    return _layout(figure, 70 + 27 * len(names), xaxis=axis, yaxis=rows, hovermode="closest")
 
 
 def _reach(run: dict[str, Any], row: float, floor: float, look: style.Style) -> go.Scatter:
@@ -200,6 +210,8 @@ def _reach(run: dict[str, Any], row: float, floor: float, look: style.Style) -> 
             "color": look.colour,
             "symbol": ["triangle-right" if high is None else look.marker, "line-ns-open"],
             "size": [11 if high is None else 8, 0 if high is None else 7],
+            "line": {"width": [0, 1.4], "color": look.colour},
+            "opacity": 1,
         },
         hovertext=f"<b>{run_name(run)}</b><br>reach {said}",
         hoverinfo="text",
@@ -250,6 +262,6 @@ def failures(shares: pl.DataFrame) -> go.Figure:
                     "%{customdata[0]} of %{customdata[1]} problems<extra></extra>",
                 )
             )
-    share = _axis(range=[0, 100], tickvals=[0, 50, 100], ticksuffix="%")
+    share = _percent_axis([0, 50, 100], [0, 100])
     lengths = _axis(type="category", categoryorder="array", categoryarray=names, ticks="", tickangle=0, nticks=8)
     return _layout(figure, 150, xaxis=lengths, yaxis=share, barmode="stack", bargap=0.15)

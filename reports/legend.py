@@ -42,12 +42,12 @@ _SHAPES = {
 }
 
 
-def swatch(look: style.Style) -> Markup:
+def swatch(look: style.Style, hollow: bool = False) -> Markup:
     """Line and marker of an architecture, 30 x 14 pixels."""
     colour = "currentColor" if look.colour == style.INK else look.colour
     dash = _DASHES.get(look.dash, look.dash.replace("px", "").replace(",", " "))
     line = element("line", x1=0, y1=7, x2=30, y2=7, stroke=colour, stroke_width=1.6, stroke_dasharray=dash)
-    marker = element("polygon", points=_SHAPES[look.marker], fill=colour)
+    marker = element("polygon", points=_SHAPES[look.marker], fill="none" if hollow else colour, stroke=colour)
     return element("svg", line, marker, class_="swatch", width=30, height=14, viewBox="0 0 30 14", aria_hidden="true")
 
 
@@ -61,5 +61,5 @@ def legend(looks: dict[str, style.Style], unfit: bool) -> Markup:
     ]
     if unfit:
         look = style.Style(style.UNFIT, "dot", "circle")
-        buttons.append(element("span", swatch(look), "unfit (grey, hollow)", class_="key"))
+        buttons.append(element("span", swatch(look, hollow=True), "unfit (grey, dotted)", class_="key"))
     return element("div", buttons, class_="legend", role="group", aria_label="Architectures")

@@ -44,7 +44,8 @@ def table(head: Sequence[object], body: Sequence[Sequence[object]], class_: str 
     """A table that scrolls sideways on its own when the page is narrower. The first column names the row."""
 
     def line(cells: Sequence[object]) -> Markup:
-        return element("tr", element("th", cells[0], scope="row"), [element("td", cell) for cell in cells[1:]])
+        values = [element("td", cell, data_label=name) for name, cell in zip(head[1:], cells[1:], strict=True)]
+        return element("tr", element("th", cells[0], scope="row"), values)
 
     header = element("thead", element("tr", [element("th", cell, scope="col") for cell in head]))
     whole = element("table", header, element("tbody", [line(cells) for cells in body]), class_=class_)

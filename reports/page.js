@@ -2,6 +2,7 @@
 
 // A list of the buttons wanted, not of those unwanted: Plotly's upload button can then never appear.
 const config = {
+  displayModeBar: "hover",
   displaylogo: false,
   responsive: true,
   showSendToCloud: false,
@@ -38,4 +39,13 @@ function toggle(button) {
 for (const button of document.querySelectorAll("button[data-architecture]")) {
   button.addEventListener("click", () => toggle(button));
 }
+// Paper has two columns of panels, three of small ones (page.css); the SVG must be drawn to their width.
+addEventListener("beforeprint", () => {
+  for (const plot of plots) {
+    if (plot.data) Plotly.relayout(plot, { autosize: false, width: plot.closest(".small") ? 215 : 330 });
+  }
+});
+addEventListener("afterprint", () => {
+  for (const plot of plots) if (plot.data) Plotly.relayout(plot, { autosize: true, width: null });
+});
 drawFrom(0);

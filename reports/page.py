@@ -7,11 +7,16 @@ import hashlib
 from importlib import resources
 from string import Template
 
-from reports import sections
+from reports.cells import cells
+from reports.costs import cost, training
+from reports.curves import curves, stress
 from reports.data import ReportData
 from reports.divergence import divergences
+from reports.failures import failures
 from reports.legend import legend
 from reports.markup import Markup, element, fragment
+from reports.provenance import run
+from reports.summary import summary
 from reports.verdict import verdict
 from reports.view import View
 
@@ -39,15 +44,15 @@ def render(data: ReportData) -> str:
 def _body(view: View, title: str) -> Markup:
     parts = [
         verdict(view),
-        sections.curves(view),
-        sections.stress(view),
-        sections.summary(view),
-        sections.failures(view),
+        curves(view),
+        stress(view),
+        summary(view),
+        failures(view),
         divergences(view),
-        sections.training(view),
-        sections.cost(view),
-        sections.cells(view),
-        sections.run(view),
+        training(view),
+        cost(view),
+        cells(view),
+        run(view),
     ]
     unfit = bool(view.unfit.height)
     return fragment(

@@ -42,17 +42,18 @@ _LEFT_OVER = [
 
 
 def styles(architectures: Iterable[str]) -> dict[str, Style]:
-    """The style of each architecture. Unknown ones get a left-over style picked by their name."""
+    """The style of each architecture. Unknown ones get a left-over style picked by their name
+    (the next free one when two names meet)."""
     names = sorted(set(architectures))
     chosen = {name: KNOWN[name] for name in names if name in KNOWN}
-    free = list(_LEFT_OVER)
+    taken: set[int] = set()
     for name in names:
         if name not in chosen:
-            pool = free or _LEFT_OVER
-            style = pool[zlib.crc32(name.encode()) % len(pool)]
-            chosen[name] = style
-            if style in free:
-                free.remove(style)
+            place = zlib.crc32(name.encode()) % len(_LEFT_OVER)
+            while place in taken and len(taken) < len(_LEFT_OVER):
+                place = (place + 1) % len(_LEFT_OVER)
+            taken.add(place)
+            chosen[name] = _LEFT_OVER[place]
     return chosen
 
 

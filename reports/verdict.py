@@ -8,7 +8,7 @@ import polars as pl
 
 from reports import aggregate, figures, statistics, style, wording
 from reports.markup import Markup, element, fragment, table
-from reports.panels import figure, panels
+from reports.parts import figure, note, panels
 from reports.view import Facet, View
 
 
@@ -27,10 +27,11 @@ class Furthest:
 
     @property
     def times(self) -> float | None:
-        """How many times the training range."""
+        """How many times the training range; None when that is not known."""
         trained = self.facet["max_length"]
         return self.low / trained if trained else None
 
+    @property
     def who(self) -> str:
         return wording.listed([f"{name} ({k} of {s} seeds)" for name, k, s in self.holders], 4)
 
@@ -39,71 +40,151 @@ def furthest(view: View, facet: Facet) -> Furthest | None:
     """None while no fit cell of the panel has a result. Failed cells count as seeds that reach nothing."""
     counted = facet.of(view.cells).filter(~pl.col("unfit"))
     counted = counted.filter(pl.col("reach_low").is_not_null() | (pl.col("status") == "failed"))
-    reached = counted.filter(pl.col("reach_low").is_not_null())
-    if reached.is_empty():
+    reaches = counted["reach_low"].drop_nulls().to_list()
+    if not reaches:
         return None
-    low = int(reached["reach_low"].max())  # type: ignore[arg-type]
-    best = reached.filter(pl.col("reach_low") == low)
+    low = max(reaches)
+    best = counted.filter(pl.col("reach_low") == low)
     seeds = dict(counted.group_by("architecture").len().iter_rows())
     holding = dict(best.group_by("architecture").len().iter_rows())
     holders = [(name, holding[name], seeds[name]) for name in sorted(holding, key=style.order)] if low else []
     return Furthest(facet, low, best["reach_high"].null_count() > 0, holders, len(seeds), counted.height)
 
 
-def _times(times: float | None) -> str:
-    return wording.NONE if times is None else f"{times:.3g}×"
+def verdict(view: View) -> Markup:
+    found = {facet: best for facet in view.facets if (best := furthest(view, facet))}
+    meaning = (
+        f"Reach of a seed: the last length of the unbroken run of tested lengths with at least {statistics.SOLVED:.0%} "
+        "of the problems right. In the figure a bar ends at the first length that was not solved; a triangle at the "
+        "right end says the longest tested length was solved."
+    )
+    return element(
+        "section",
+        element("p", headline(view, list(found.values())), class_="verdict"),
+        notices(view),
+        tiles(view),
+        _comparison(view, found),
+        _reaches(view),
+        note(meaning) if found else None,
+        id="verdict",
+    )
 
 
-def headline(view: View) -> Markup:
-    """One sentence about the furthest reach of all, labelled as the best of so many."""
-    found = [best for facet in view.facets if (best := furthest(view, facet))]
+def headline(view: View, found: list[Furthest]) -> Markup:
+    """The furthest reach of all, labelled as the furthest of so many, and that of the other panels."""
     if not found:
-        return fragment("No result yet: ", _states(view), ".")
+        return fragment(f"No result yet: {_states(view)}.")
     best = max(found, key=lambda one: (one.times or 0, one.low))
-    task, trained = best.facet["task"] or "the task", best.facet["max_length"]
-    setting = element("em", best.facet["setting"] or "the only setting")
+    trained = best.facet["max_length"]
     if best.low == 0:
         return fragment("No run solved even the shortest problems it was tested on.")
     if trained and best.low <= trained:
-        return fragment(f"No run stayed exact beyond the lengths it was trained on (≤ {trained:,}).")
-    times = f", {best.times:.3g} times the longest it was trained on" if best.times else ""
-    limit = ", the longest tested" if best.censored else ""
-    verb = "stays" if len(best.holders) == 1 else "stay"
+        return fragment(f"No run solved longer problems than it was trained on (up to {trained:,}).")
+    said = ["the longest tested"] if best.censored else []
+    said += [f"{best.times:.3g} times the longest trained on"] if best.times else []
     return fragment(
-        "In ", setting, f", {best.who()} {verb} exact on {task} up to ",
-        element("strong", f"length {best.low:,}"), f"{times}{limit}.",
-    )  # fmt: skip
+        "In ",
+        element("em", best.facet["setting"] or "the only setting"),
+        f", {best.who} solve{'s' if len(best.holders) == 1 else ''} {best.facet['task'] or 'the task'} up to ",
+        element("strong", f"length {best.low:,}"),
+        f", {' and '.join(said)}." if said else ".",
+        _others(found, best),
+    )
+
+
+def _others(found: list[Furthest], best: Furthest) -> Markup:
+    others = [f"{one.facet.title} {'≥ ' if one.censored else ''}{one.low:,}" for one in found if one is not best]
+    label = f"The furthest of {wording.plural(sum(one.seeds for one in found), 'run')}"
+    rest = f"; elsewhere: {wording.listed(others)}." if others else "."
+    return element("small", label + rest)
 
 
 def _states(view: View) -> str:
     counts = view.cells.group_by("status").len().sort("status").iter_rows()
-    return ", ".join(f"{count} {status or 'unknown'}" for status, count in counts) or "the grid has no cells"
+    return ", ".join(
+        f"{wording.plural(count, 'cell')} {status or 'in an unknown state'}" for status, count in counts
+    ) or ("the grid has no cells")
 
 
-def comparison(view: View) -> Markup | None:
-    """A line per panel: its furthest reach, and whose."""
-    body = []
-    for facet in view.facets:
-        best = furthest(view, facet)
-        lost = facet.of(view.cells)
-        notes = [
-            f"{count} {word}"
-            for count, word in ((lost["unfit"].sum(), "unfit"), ((lost["status"] == "failed").sum(), "failed"))
-            if count
-        ]
-        name = fragment(element("b", facet.title), element("small", facet.detail))
-        if best is None:
-            body.append([name, wording.NONE, wording.NONE, "no result yet", ", ".join(notes)])
-            continue
-        length = f"{'≥ ' if best.censored else ''}{best.low:,}"
-        of = f"furthest of {wording.plural(best.architectures, 'architecture')}, {wording.plural(best.seeds, 'seed')}"
-        who = fragment(best.who() or "nobody", element("small", of))
-        body.append([name, element("b", length), _times(best.times), who, ", ".join(notes)])
-    head = ["Setting", "Furthest reach", "× trained", "By", "Left out"]
+def notices(view: View) -> Markup:
+    """What a reader must know before believing the curves."""
+    replayed, contradicted = int(view.points["replayed"].sum()), int(view.points["contradicted"].sum())
+    failed, unfit, waiting = (frame.height for frame in (view.failed, view.unfit, view.waiting))
+    said = []
+    if contradicted:
+        text = f"{contradicted:,} of {replayed:,} live replays differ from the verification without a near tie."
+        said.append(("danger", text, "Do not trust these curves before that is explained.", "run"))
+    if failed:
+        text = f"{wording.plural(failed, 'run')} failed."
+        said.append(("warning", text, "Counted as solving nothing.", "cells"))
+    if unfit:
+        text = f"{wording.plural(unfit, 'run')} unfit."
+        said.append(
+            ("warning", text, f"Validation exact < {aggregate.FIT:.0%}: grey, and left out of every claim.", "cells")
+        )
+    if waiting:
+        said.append(("info", f"{wording.plural(waiting, 'run')} not finished.", "This report is partial.", "cells"))
+    shown = [
+        element("p", element("b", text), f" {rest} ", element("a", "Details", href=f"#{to}"), class_=f"notice {kind}")
+        for kind, text, rest, to in said
+    ]
+    return element("div", shown, class_="notices")
+
+
+def tiles(view: View) -> Markup:
+    """Four figures that say how complete and how trustworthy the results are."""
+    states = (("failed", view.failed), ("unfit", view.unfit), ("not finished", view.waiting))
+    lost = ", ".join(f"{frame.height:,} {name}" for name, frame in states if frame.height)
+    done = int((view.cells["status"] == "done").sum())
+    count = {name: int(view.points[name].sum()) for name in ("n", "near_ties", "replayed", "replayed_equal")}
+    sizes = sorted(set(view.random["n"].to_list()))
+    each = (
+        wording.plural(sizes[0], "problem")
+        if len(sizes) == 1
+        else f"{sizes[0]:,} to {sizes[-1]:,}"
+        if sizes
+        else "none"
+    )
+    equal = f"{count['replayed_equal']:,} of {count['replayed']:,} equal" if count["replayed"] else "none"
+    shown = [
+        ("Cells done", f"{done:,} of {view.cells.height:,}", lost or "none failed, none unfit"),
+        ("Problems evaluated", wording.whole(count["n"]), f"{each} per seed and length"),
+        ("Replayed live", equal, "standing check of the evaluation"),
+        ("Near ties", wording.whole(count["near_ties"]), "another decoder may decide otherwise"),
+    ]
+    return element("dl", [_tile(*tile) for tile in shown], class_="tiles")
+
+
+def _tile(name: str, value: str, text: str) -> Markup:
+    return element("div", element("dt", name), element("dd", value), element("dd", text, class_="note"))
+
+
+def _comparison(view: View, found: dict[Facet, Furthest]) -> Markup | None:
+    """A line per panel: its furthest reach, whose it is, of how many, and how many runs have none."""
+    head = ["Setting", "Furthest reach", "× trained", "By", "Furthest of", "Without reach"]
+    body = [_compared(view, facet, found.get(facet)) for facet in view.facets]
     return table(head, body, "comparison") if body else None
 
 
-def reach_panels(view: View) -> Markup | None:
+def _compared(view: View, facet: Facet, best: Furthest | None) -> list[object]:
+    own = facet.of(view.cells)
+    unfit, failed = own["unfit"].sum(), (own["status"] == "failed").sum()
+    waiting = own.filter(~pl.col("status").is_in(["done", "failed"])).height
+    lost = [
+        f"{count:,} {state}"
+        for count, state in ((unfit, "unfit"), (failed, "failed"), (waiting, "not finished"))
+        if count
+    ]
+    name = fragment(element("b", facet.title), element("small", facet.detail))
+    if best is None:
+        return [name, wording.NONE, wording.NONE, "no result yet", wording.NONE, ", ".join(lost) or "none"]
+    length = element("b", f"{'≥ ' if best.censored else ''}{best.low:,}")
+    times = wording.NONE if best.times is None else f"{best.times:.3g}×"
+    of = f"{wording.plural(best.architectures, 'architecture')}, {wording.plural(best.seeds, 'seed')}"
+    return [name, length, times, best.who or "nobody", of, ", ".join(lost) or "none"]
+
+
+def _reaches(view: View) -> Markup | None:
     """Reach of every seed, a panel per facet."""
     drawn = [
         figure(facet.title, facet.detail, figures.reaches(facet.of(view.cells), view.looks, lengths))
@@ -111,69 +192,3 @@ def reach_panels(view: View) -> Markup | None:
         if (lengths := view.lengths(facet)) and facet.of(view.cells)["reach_low"].count()
     ]
     return panels(drawn) if drawn else None
-
-
-def tiles(view: View) -> Markup:
-    """Four figures that say how complete and how trustworthy the results are."""
-    done = int((view.cells["status"] == "done").sum())
-    lost = [f"{frame.height} {word}" for frame, word in ((view.failed, "failed"), (view.waiting, "waiting"), (view.unfit, "unfit")) if frame.height]  # fmt: skip
-    problems, ties = int(view.points["n"].sum()), int(view.points["near_ties"].sum())
-    replayed, equal = int(view.points["replayed"].sum()), int(view.points["replayed_equal"].sum())
-    sizes = sorted(set(view.random["n"].to_list()))
-    each = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}" if sizes else "none"
-    shown = [
-        ("Cells done", f"{done:,} of {view.cells.height:,}", ", ".join(lost) or "none failed, none unfit"),
-        ("Problems evaluated", wording.whole(problems), f"{each} per seed and length"),
-        (
-            "Replayed live",
-            f"{equal:,} of {replayed:,} equal" if replayed else "none",
-            "standing check of the evaluation",
-        ),
-        ("Near ties", wording.whole(ties), "decisions another decoder may take otherwise"),
-    ]
-    return element("dl", [
-        element("div", element("dt", name), element("dd", value), element("dd", note, class_="note"))
-        for name, value, note in shown
-    ], class_="tiles")  # fmt: skip
-
-
-def notices(view: View) -> list[Markup]:
-    """What a reader must know before believing the curves."""
-    replayed, equal = int(view.points["replayed"].sum()), int(view.points["replayed_equal"].sum())
-    said = []
-    if replayed > equal:
-        text = f"{replayed - equal:,} of {replayed:,} live replays gave another result than the verification did. "
-        said.append(("danger", fragment(element("b", text), "Do not trust these curves before that is explained; ",
-                     element("a", "see the check", href="#run"), ".")))  # fmt: skip
-    if view.failed.height:
-        cells = wording.plural(view.failed.height, "cell")
-        said.append(("warning", fragment(f"{cells} failed and count as seeds that solve nothing: ",
-                     element("a", "reasons", href="#cells"), ".")))  # fmt: skip
-    if view.unfit.height:
-        cells = wording.plural(view.unfit.height, "cell")
-        text = f"{cells} did not fit the training lengths (validation exact < {aggregate.FIT:.0%}): unfit, drawn grey"
-        said.append(("warning", fragment(f"{text} and left out of every claim: ",
-                     element("a", "which", href="#cells"), ".")))  # fmt: skip
-    if view.waiting.height:
-        cells = wording.plural(view.waiting.height, "cell")
-        said.append(("info", fragment(f"{cells} still waiting or running: ", element("a", "which", href="#cells"),
-                     ". This report is partial.")))  # fmt: skip
-    return [element("p", text, class_=f"notice {kind}") for kind, text in said]
-
-
-def verdict(view: View) -> Markup:
-    meaning = (
-        f"Reach: the last length of the unbroken run of tested lengths with at least {statistics.SOLVED:.0%} of the "
-        "problems right. A bar ends at the first length that was not solved; an arrow says the longest tested length "
-        "was solved."
-    )
-    return element(
-        "section",
-        element("p", headline(view), class_="verdict"),
-        notices(view),
-        tiles(view),
-        comparison(view),
-        reach_panels(view),
-        element("p", meaning, class_="note"),
-        id="verdict",
-    )

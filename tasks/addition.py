@@ -15,6 +15,7 @@ _LIMB = 1_000
 _CARRIES = ("c0", "c1")
 _PROMPT = re.compile(r"\^(0|[1-9][0-9]*)\+(0|[1-9][0-9]*)=")
 _VALUES = {digit: int(digit) for digit in DIGITS}
+_NINES_COMPLEMENT = str.maketrans("0123456789", "9876543210")
 
 
 class Addition(Task):
@@ -184,26 +185,24 @@ def _is_number(digits: str) -> bool:
     return digits.isascii() and digits.isdecimal() and (digits == "0" or digits[0] != "0")
 
 
+def _digits(rng: random.Random, count: int) -> str:
+    """Uniformly random digits, drawn 1,000 at a time."""
+    limbs = (min(_LIMB, count - start) for start in range(0, count, _LIMB))
+    return "".join(str(rng.randrange(10**size)).zfill(size) for size in limbs)
+
+
 def _number(rng: random.Random, length: int) -> str:
     """A uniformly random number of exactly `length` digits; 0 has one."""
-    if length == 1:
-        return str(rng.randrange(10))
-    head = (length - 1) % _LIMB + 1
-    limbs = [str(rng.randrange(10 ** (head - 1), 10**head))]
-    limbs += [str(rng.randrange(10**_LIMB)).zfill(_LIMB) for _ in range((length - head) // _LIMB)]
-    return "".join(limbs)
+    return _digits(rng, 1) if length == 1 else rng.choice("123456789") + _digits(rng, length - 1)
 
 
 def _carries(rng: random.Random, length: int) -> Problem:
     """A carry that starts at the last digit and runs through all of them; one draw in eight is 99..9 + 1."""
     if rng.random() < 1 / 8:
         return _problem("9" * length, "1")
-    low = rng.randint(1, 9)
-    first, second = str(low), str(rng.randint(10 - low, 9))
-    for place in range(1, length):
-        digit = rng.randint(1, 8) if place == length - 1 else rng.randint(0, 9)
-        first, second = str(digit) + first, str(9 - digit) + second
-    return _problem(first, second)
+    head = "" if length == 1 else rng.choice("12345678") + _digits(rng, length - 2)
+    last = rng.randint(1, 9)
+    return _problem(head + str(last), head.translate(_NINES_COMPLEMENT) + str(rng.randint(10 - last, 9)))
 
 
 def _unequal(rng: random.Random, length: int) -> Problem:

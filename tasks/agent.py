@@ -142,14 +142,16 @@ class Agent:
             self._hand_over(self._chunk)
 
     def _hand_over(self, size: int) -> None:
-        """Emit the first `size` tokens, and keep the rest with the steps it belongs to."""
-        here = {step: offset for step, offset in self._begins.items() if offset < size}
+        """Emit the first `size` tokens; the rest belongs to the current step, which began before the cut."""
         piece = Piece(
-            self._tokens[:size], self._roles[:size], here, self._phases, self._tool.calls, self._tool.longest_walk
+            self._tokens[:size],
+            self._roles[:size],
+            self._begins,
+            self._phases,
+            self._tool.calls,
+            self._tool.longest_walk,
         )
-        later = {step: offset - size for step, offset in self._begins.items() if offset >= size}
-        current = max(here)
-        self._begins = later if 0 in later.values() else {current: 0, **later}
-        self._phases = {step: self._phases[step] for step in self._begins}
+        self._begins = {self._step: 0}
+        self._phases = {self._step: self._phases[self._step]}
         self._tokens, self._roles = self._tokens[size:], self._roles[size:]
         self._emit(piece)

@@ -31,6 +31,9 @@ _TRIES = 2_000
 
 _MOST_TRIES = 200_000
 
+_TRAINING_TRIES = 100
+"""Draws without a training problem after which the space can have none (four of five problems are)."""
+
 
 def split(problem: Problem) -> Purpose:
     """The only purpose that a problem serves."""
@@ -121,7 +124,7 @@ def _distinct(task: Task, draws: Iterator[Problem], purpose: Purpose, count: int
 
 
 def _draw_training(task: Task, rng: random.Random, max_length: int) -> Problem:
-    for _ in range(_TRIES):
+    for _ in range(_TRAINING_TRIES):
         problem = task.sample_training(rng, max_length)
         if split(problem) == "training" or _exempt(task, problem):
             break

@@ -49,7 +49,8 @@ class Scenario:
         recorded = self.task.settings["interactive"][0] if setting == "cot" else self.tool_name
         self._tool_class: type[Tool] = resolve("tool", recorded, TOOLS)
         self.tool_options = {**self.task.tool_options.get(recorded, {}), **(tool_options or {})}
-        known = inspect.signature(self._tool_class).parameters
+        parameters = inspect.signature(self._tool_class).parameters.values()
+        known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         for option in self.tool_options:
             if option not in known:
                 raise unknown(f"{recorded} tool option", option, known)

@@ -25,7 +25,7 @@ def to_int(digits: str) -> int:
 
 def to_digits(value: int) -> str:
     """Nonnegative integer of any size -> decimal digits, by halving, past the 4,300 digits that `str` gives."""
-    return _padded(value, value.bit_length() * 1233 // 4096 + 1).lstrip("0") or "0"
+    return _padded(value, value.bit_length() * 30103 // 100_000 + 1).lstrip("0") or "0"
 
 
 def _padded(value: int, width: int) -> str:

@@ -48,7 +48,6 @@ class BatchedPointerMemory:
         self._is_command, self._move, self._pointer = (
             table.to(device) for table in (self._is_command, self._move, self._pointer)
         )
-        self._columns = torch.arange(capacity, device=device)
         self.memory = torch.zeros(batch, capacity, dtype=torch.int64, device=device)
         self.positions = torch.zeros(batch, pointers, dtype=torch.int64, device=device)
         self.length, self.calls, self.longest_walk, self._walking, self._walk = (
@@ -66,10 +65,8 @@ class BatchedPointerMemory:
             raise ValueError(f"tool pointer: prompts for {len(prompts)} rows, the batch has {self.batch}")
         for name in _STATE:
             getattr(self, name).zero_()
-        self._walking.fill_(-1)
         width = min(prompts.shape[1], self.capacity)
-        kept = self._columns[:width] < lengths[:, None]
-        self.memory[:, :width] = prompts[:, :width] * kept
+        self.memory[:, :width] = prompts[:, :width]
         self.length.copy_(lengths.clamp(max=self.capacity))
         self.overflowed.copy_(lengths > self.capacity)
 
@@ -94,9 +91,9 @@ class BatchedPointerMemory:
     def _count_walks(self, moves: Tensor, breaks: Tensor, direction: Tensor) -> None:
         """A walk goes on through reads and ends with a move in another direction or an ordinary token; all [B]."""
         walk = torch.where(self._walking == direction, self._walk + 1, 1)
-        self._walk.copy_(torch.where(moves, walk, self._walk))
-        self._walking.copy_(torch.where(moves, direction, self._walking.masked_fill(breaks, -1)))
-        self.longest_walk.copy_(torch.where(moves, torch.maximum(self._walk, self.longest_walk), self.longest_walk))
+        self._walk.copy_(torch.where(moves, walk, self._walk.masked_fill(breaks, 0)))
+        self._walking.copy_(torch.where(moves, direction, self._walking))
+        self.longest_walk.copy_(torch.maximum(self._walk, self.longest_walk))
 
     def _append(self, tokens: Tensor, appends: Tensor) -> None:
         fits = appends & (self.length < self.capacity)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from tasks.agent import Agent, Environment
@@ -82,8 +83,6 @@ def test_pieces_keep_their_steps_through_cuts_and_steps_without_tokens() -> None
     agent.step("long")
     agent.command("r1", "r1")
     agent.finish()
-    import numpy as np
-
     parts = [piece.as_trajectory(np.ones(6, dtype=bool)) for piece in pieces]
     assert [part.tokens for part in parts] == [["^", "5"], ["=", "a"], ["b", "r1"], ["^", "r1"], ["^", "[EOS]"]]
     assert [part.steps for part in parts] == [[0, 0], [0, 2], [2, 3], [3, 3], [3, 3]]

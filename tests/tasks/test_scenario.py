@@ -1,17 +1,20 @@
 import gc
 import random
+import sys
+import tracemalloc
+import types
 from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
 import pytest
+from greenlet import getcurrent, greenlet
 
 from tasks.addition import Addition
 from tasks.agent import Agent
 from tasks.base import Problem, Role
 from tasks.scenario import Scenario
 from tasks.trajectory import Encoded, Trajectory
-from tools.base import Tool
 from tools.none import Imagined
 from tools.pointer import PointerMemory
 
@@ -49,13 +52,13 @@ def test_chain_of_thought_is_the_interactive_trajectory_with_observations_of_its
 def test_roles_and_steps() -> None:
     trajectory = Scenario("addition", "interactive").record(PROBLEM)
     by_name = {role.name: sum(found is role for found in trajectory.roles) for role in Role}
-    assert by_name == {"QUESTION": 6, "THOUGHT": 5, "COMMAND": 54, "OBSERVATION": 27, "OUTPUT": 2, "END": 1}
+    assert by_name == {"QUESTION": 6, "THOUGHT": 5, "COMMAND": 53, "OBSERVATION": 28, "OUTPUT": 2, "END": 1}
     assert [trajectory.phases[step] for step in sorted(trajectory.phases)] == (
         ["question", "walk", "walk", "add", "add", "add", "return", "copy", "copy", "copy"]
     )
     assert [trajectory.steps.count(step) for step in range(10)] == [6, 12, 18, 8, 7, 5, 25, 4, 7, 3]
     assert trajectory.steps == sorted(trajectory.steps)
-    assert trajectory.calls == 54
+    assert trajectory.calls == 53
     assert trajectory.longest_walk == 7
 
 
@@ -166,6 +169,14 @@ def test_solver_runs_only_as_far_as_pieces_are_taken_and_two_streams_do_not_mix(
     assert next(first).tokens == ["0"] * 4
 
 
+def test_pieces_come_to_whichever_coroutine_takes_them() -> None:
+    stream = Scenario("addition", "interactive").stream(PROBLEM, 4)
+    main = getcurrent()
+    taken = greenlet(lambda: main.switch(next(stream).tokens))
+    assert taken.switch() == ["^", "5", "8", "+"]
+    assert next(stream).tokens == ["7", "=", "r1", "^"]
+
+
 def test_dropping_a_stream_ends_its_solver() -> None:
     ended = []
 
@@ -196,10 +207,29 @@ def test_an_error_of_the_solver_reaches_whoever_takes_the_pieces() -> None:
         next(stream)
 
 
-def test_stream_holds_a_bounded_number_of_tokens() -> None:
-    """Agents keep one piece; a question of 20,000 tokens is the largest thing any step of this stream may hold."""
-    pieces = Scenario("addition", "interactive").stream(ADDITION.sample(random.Random(0), 2_000), 512)
-    assert all(len(piece.tokens) <= 512 and len(piece.phases) <= 512 for piece in pieces)
+class Reading(Addition):
+    """Reads 60,000 times and remembers nothing."""
+
+    def solve(self, problem: Problem, agent: Agent) -> None:
+        for _ in range(60_000):
+            agent.step("read")
+            agent.command("r1")
+
+
+def peak_bytes(pieces: Iterator[Trajectory]) -> int:
+    tracemalloc.start()
+    try:
+        for _ in pieces:
+            pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_of_a_stream_is_bounded_by_the_chunk() -> None:
+    scenario = Scenario(Reading, "interactive")
+    assert peak_bytes(scenario.stream(PROBLEM, 512)) < 300_000
+    assert peak_bytes(scenario.stream(PROBLEM, 200_000)) > 3_000_000
 
 
 def test_chunks_below_one_are_refused_at_once() -> None:
@@ -221,6 +251,7 @@ def test_chunks_below_one_are_refused_at_once() -> None:
         (("addition", "direct", PointerMemory), "impossible pairing: tool 'pointer'"),
         (("addition", "direct", "none", "localized"), "unknown addition trajectory form 'localized'"),
         (("addition", "interactive", "pointer", "faithful", {"pointer": 2}), "did you mean 'pointers'?"),
+        (("addition", "direct", "none", "faithful", {"args": 2}), "unknown none tool option 'args' (allowed: nothing)"),
         (("addition", "interactive", "pointer", "faithful", {"pointers": 0}), "must be at least 1"),
         (("nowhere.at_all:Task", "direct"), "cannot be imported"),
         (("tasks.addition:Subtraction", "direct"), "cannot be imported"),
@@ -274,15 +305,20 @@ def test_vocabulary_holds_every_token_and_starts_with_the_special_ones(setting: 
     assert ("[CALL]" in tokens) == (setting == "single_turn")
 
 
-def test_revisions_are_those_of_the_task_and_of_the_tool_recorded_with() -> None:
-    class Newer(PointerMemory):
-        revision = 7
+class NewerPointers(PointerMemory):
+    revision = 7
 
+
+def test_revisions_are_those_of_the_task_and_of_the_tool_recorded_with() -> None:
     class Revised(Addition):
         revision = 5
-        settings = {"interactive": (f"{Newer.__module__}:{Newer.__qualname__}",), "direct": ("none",)}
+        settings = {"interactive": (f"{__name__}:NewerPointers",), "cot": ("none",), "direct": ("none",)}
 
-    assert Scenario(Revised, "direct").revisions == {"task": 5, "tool": 1}
-    tools: dict[str, type[Tool]] = {"tool": Newer}
-    assert Scenario("addition", "cot").revisions["tool"] == PointerMemory.revision
-    assert tools["tool"].revision == 7
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, __name__, sys.modules.get(__name__) or types.SimpleNamespace(**globals()))
+        revisions = {setting: Scenario(Revised, setting).revisions for setting in Revised.settings}
+    assert revisions == {
+        "interactive": {"task": 5, "tool": 7},
+        "cot": {"task": 5, "tool": 7},
+        "direct": {"task": 5, "tool": 1},
+    }

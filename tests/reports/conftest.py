@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from harness.schema import ATTEMPTS, CELLS, CURVES, FAILURES, ROWS
 from reports.data import ReportData, frame
+from reports.page import render
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
 SETTINGS = {"interactive": "pointer", "single_turn": "calculator", "direct": "none"}
@@ -23,12 +26,24 @@ HALVES = {
     "sliding": (9, 7),
     "hybrid": (30, 11),
 }
+TRACEBACK = 'Traceback (most recent call last):\n  File "harness/train.py", line 88\nFloatingPointError: loss is nan'
 GRID_TEXT = (
     "name: demo\naxes:\n  architecture: [gru, lstm, mamba1, mamba2, transformer, sliding, hybrid]\n  seed: [0, 1]\n"
 )
 
 
-def demo(
+@pytest.fixture(scope="session")
+def demo() -> Callable[..., ReportData]:
+    """The maker of the made-up data."""
+    return make
+
+
+@pytest.fixture(scope="session")
+def page(demo: Callable[..., ReportData]) -> str:
+    return render(demo(problems=24))
+
+
+def make(
     seed: int = 0, problems: int = 64, lengths: tuple[int, ...] = LENGTHS, stress: tuple[str, ...] = ("carries",)
 ) -> ReportData:
     """Three settings, seven architectures, two seeds; one failed cell, one unfit, one waiting."""
@@ -55,7 +70,7 @@ def demo(
         grid={
             "name": "demo",
             "title": "Addition with and without a tool",
-            "description": "Seven small architectures learn to add numbers of up to four digits and are tested on up to 64.",
+            "description": "Seven small architectures learn to add up to four digits and are tested on up to 64.",
             "text": GRID_TEXT,
             "when": "2026-01-15T10:42:07Z",
             "evaluate": {"lengths": list(lengths), "problems": problems, "stress": list(stress), "rollout_max": 16},
@@ -120,9 +135,7 @@ def _attempt(cell: dict[str, Any]) -> dict[str, Any]:
         "ended": None if cell["status"] == "waiting" else "2026-01-15T10:33:00Z",
         "outcome": {"failed": "failed", "waiting": "lost"}.get(cell["status"], "done"),
         "reason": cell.get("reason"),
-        "traceback": 'Traceback (most recent call last):\n  File "harness/train.py", line 88\nFloatingPointError: loss is nan'
-        if failed
-        else None,
+        "traceback": TRACEBACK if failed else None,
         "host": "node-1",
         "device": "cpu",
     }
@@ -145,10 +158,10 @@ def _accuracy(cell: dict[str, Any], length: int, stress: str) -> float:
     if cell["setting"] == "interactive":
         half = HALVES[cell["architecture"]][cell["seed"]] * (0.6 if stress != "random" else 1.0)
     else:
-        half = 5.2 + 0.5 * cell["seed"]
+        half = 7 + 0.5 * cell["seed"]
     if not cell["fit"]:
         half = 3.0
-    return 1 / (1 + (length / half) ** 6)
+    return 1 / (1 + (length / half) ** 7)
 
 
 def _point(

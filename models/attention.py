@@ -1,0 +1,173 @@
+"""Attention whose cache is a value: growing with the sequence, or rolling over a window."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.backbone import Block, Span, matrices
+from models.kernels.choose import attention
+from models.positions import Positions, alibi_slopes, rotary_tables, rotate
+
+
+@dataclass
+class Cache:
+    """Keys (positions already applied) and values, float32 [B, capacity, key heads, size].
+
+    Without a window, entry i is position i; entries beyond a row's length mean nothing. With one, the capacity is the
+    window and position p lies at p modulo the window.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+class Attention(Block):
+    """Causal multi-head attention, with grouped queries where `kv_heads` < `heads`, over everything or a window.
+
+    rotary: share of each head's entries that are rotated; depth: blocks of the model, for the initialisation.
+    """
+
+    operations = ("attention",)
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        depth: int,
+        *,
+        positions: Positions,
+        random_range: int,
+        window: int | None = None,
+        kv_heads: int | None = None,
+        rotary: float = 1.0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        kv_heads = kv_heads or heads
+        if d_model % heads:
+            raise ValueError(f"heads: {heads} does not divide d_model = {d_model}")
+        if heads % kv_heads:
+            raise ValueError(f"kv_heads: {kv_heads} does not divide heads = {heads}")
+        self.heads, self.kv_heads, self.size, self.window = heads, kv_heads, d_model // heads, window
+        self.rotated = int(self.size * rotary) // 2 * 2 if positions in ("rotary", "randomised") else 0
+        self.random_range = random_range if positions == "randomised" else None
+        slopes = alibi_slopes(heads) if positions == "alibi" else None
+        self.register_buffer("slopes", slopes, persistent=False)
+        self.slopes: Tensor | None
+        self.project = nn.Linear(d_model, (heads + 2 * kv_heads) * self.size, bias=bias)
+        self.out = nn.Linear(d_model, d_model, bias=bias)
+        small_init(self.project)
+        output_init(self.out, depth)
+
+    def initial_state(self, batch: int, device: torch.device) -> Cache:
+        shape = (batch, self.window or 0, self.kv_heads, self.size)
+        return Cache(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
+
+    def forward(self, x: Tensor, state: Cache | None, span: Span) -> tuple[Tensor, Cache]:
+        q, k, v = self._projected(x, span)
+        seen = span.positions
+        if state is None:
+            mixed = attention(q, k, v, seen, seen, 0, self.window, self.slopes)
+            state = Cache(k.float(), v.float()) if self.window is None else self._rolled(k, v, 0, span)
+        elif self.window is None:
+            state = extended(state, k, v, span)
+            keys = torch.arange(state.keys.shape[1], device=x.device)[None]
+            mixed = attention(q, state.keys, state.values, seen, keys, span.furthest, None, self.slopes)
+        elif span.in_place:
+            state, held = self._written(state, k, v, span)
+            mixed = attention(q, state.keys, state.values, seen, held, self.window - 1, self.window, self.slopes)
+        else:
+            k, v = self._unrolled(state.keys, k, span), self._unrolled(state.values, v, span)
+            held = torch.arange(-self.window, span.width, device=x.device) + seen[:, :1]
+            mixed = attention(q, k, v, seen, held, self.window, self.window, self.slopes)
+            state = self._rolled(k, v, self.window, span)
+        return self.out(mixed.flatten(2)), state
+
+    def flops(self, length: int) -> float:
+        keys = length + 1 if self.window is None else min(length + 1, self.window)
+        return 2 * matrices(self) + 4 * keys * self.heads * self.size
+
+    def state_bytes(self, length: int) -> int:
+        return 4 * 2 * (self.window or length) * self.kv_heads * self.size
+
+    def _projected(self, x: Tensor, span: Span) -> tuple[Tensor, Tensor, Tensor]:
+        heads = self.project(x).unflatten(2, (-1, self.size))
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        if not self.rotated:
+            return q, k, v
+        key = ("rotary", self.rotated, self.random_range)
+        tables = span.share(key, lambda: rotary_tables(span, self.rotated, self.random_range))
+        return rotate(q, tables), rotate(k, tables), v
+
+    def _written(self, cache: Cache, k: Tensor, v: Tensor, span: Span) -> tuple[Cache, Tensor]:
+        """The cache with one token more, in place, and the position each entry now holds, int64 [B or 1, window]."""
+        assert self.window is not None
+        rows = torch.arange(len(k), device=k.device)
+        slot = span.start % self.window
+        cache.keys[rows, slot] = k[:, 0].to(cache.keys)
+        cache.values[rows, slot] = v[:, 0].to(cache.values)
+        return cache, span.share(("held", self.window), lambda: self._held(span.positions[:, 0]))
+
+    def _held(self, last: Tensor) -> Tensor:
+        """The position at each entry of a rolling cache whose last token is at `last`; negative where there is none."""
+        assert self.window is not None
+        entries = torch.arange(self.window, device=last.device)
+        return last[:, None] - (last[:, None] - entries) % self.window
+
+    def _unrolled(self, rolling: Tensor, new: Tensor, span: Span) -> Tensor:
+        """Cached entries in the order of their positions, then the new ones: [B, window + T, key heads, size]."""
+        assert self.window is not None
+        entries = (span.start[:, None] + torch.arange(self.window, device=new.device)) % self.window
+        return torch.cat([_picked(rolling, entries), new.to(rolling)], dim=1)
+
+    def _rolled(self, k: Tensor, v: Tensor, before: int, span: Span) -> Cache:
+        """The rolling cache after a call, from entries that start `before` positions before the call's."""
+        held = self._held(span.start + span.counts - 1)
+        index = (held - span.start[:, None] + before).clamp(min=0)
+        return Cache(_picked(k.float(), index), _picked(v.float(), index))
+
+
+def extended(cache: Cache, k: Tensor, v: Tensor, span: Span) -> Cache:
+    """A growing cache with the new entries at their positions; a copy unless the call may modify it.
+
+    Padding tokens are written too: they lie beyond their row's length, where the next tokens will go.
+    """
+    needed, capacity = span.furthest + span.width, cache.keys.shape[1]
+    if needed > capacity:
+        grown = max(needed, 2 * capacity)
+        cache = Cache(_grown(cache.keys, grown), _grown(cache.values, grown))
+    elif not span.in_place:
+        cache = Cache(cache.keys.clone(), cache.values.clone())
+    rows = torch.arange(len(k), device=k.device)[:, None]
+    cache.keys[rows, span.positions] = k.to(cache.keys)
+    cache.values[rows, span.positions] = v.to(cache.values)
+    return cache
+
+
+def small_init(linear: nn.Linear) -> None:
+    """Normal with deviation sqrt(2 / 5d) (Nguyen & Salazar 2019, as in GPT-NeoX), biases zero."""
+    nn.init.normal_(linear.weight, std=math.sqrt(2 / (5 * linear.in_features)))
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def output_init(linear: nn.Linear, depth: int) -> None:
+    """Normal with deviation 2 / (depth sqrt(d)), d the model's width (Wang & Komatsuzaki 2021, as in GPT-NeoX)."""
+    nn.init.normal_(linear.weight, std=2 / (depth * math.sqrt(linear.out_features)))
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def _grown(entries: Tensor, capacity: int) -> Tensor:
+    grown = entries.new_zeros(entries.shape[0], capacity, *entries.shape[2:])
+    grown[:, : entries.shape[1]] = entries
+    return grown
+
+
+def _picked(entries: Tensor, index: Tensor) -> Tensor:
+    """entries[b, index[b, i]] for each row: [B, S, heads, size], int64 [B, I] -> [B, I, heads, size]."""
+    return entries.gather(1, index[:, :, None, None].expand(-1, -1, *entries.shape[2:]))

@@ -1,0 +1,180 @@
+"""The frame most architectures share: embedding, residual blocks each with a state of its own, final norm, head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from models.base import Cost, SequenceModel
+
+T = TypeVar("T")
+
+
+@dataclass
+class BackboneState:
+    """State of a stack of blocks."""
+
+    position: Tensor
+    """int64 [B]: tokens seen so far."""
+    layers: list[Any]
+    """The state of each block."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The stretch of tokens one call covers; made once per call and shared by all blocks."""
+
+    start: Tensor
+    """int64 [B]: tokens seen before."""
+    width: int
+    """T, the tokens of this call, padding included."""
+    lengths: Tensor | None
+    """int64 [B]: tokens of each row that count; None: all."""
+    fresh: bool
+    """Nothing came before: blocks get None for their state."""
+    in_place: bool
+    """A single token whose call may modify the state it is given."""
+    training: bool
+    shared: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """int64 [B]: tokens of each row that count."""
+        return torch.full_like(self.start, self.width) if self.lengths is None else self.lengths
+
+    @cached_property
+    def padding(self) -> Tensor | None:
+        """bool [B, T], True where a token does not count; None: all count."""
+        if self.lengths is None:
+            return None
+        return torch.arange(self.width, device=self.start.device) >= self.lengths[:, None]
+
+    @cached_property
+    def furthest(self) -> int:
+        """The largest number of tokens any row has seen before."""
+        return 0 if self.fresh else int(self.start.max())
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """int64 [B, T], or [1, T] where all rows are equally far, which makes masks and tables smaller."""
+        steps = torch.arange(self.width, device=self.start.device)
+        if self.fresh or bool((self.start == self.furthest).all()):
+            return steps[None] + self.furthest
+        return self.start[:, None] + steps
+
+    def share(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for all blocks of this call."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]
+
+
+class Block(nn.Module, ABC):
+    """One residual block, or a mixer inside one."""
+
+    operations: tuple[str, ...] = ()
+
+    @abstractmethod
+    def initial_state(self, batch: int, device: torch.device) -> Any: ...
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
+        """x: [B, T, D]; state: this block's, None when `span.fresh`. Returns [B, T, D] and the new state."""
+
+    @abstractmethod
+    def flops(self, length: int) -> float:
+        """Forward FLOPs of the next token after `length` tokens."""
+
+    @abstractmethod
+    def state_bytes(self, length: int) -> int:
+        """Bytes of this block's state of one sequence after `length` tokens."""
+
+
+class Residual(Block):
+    """Pre-norm: x + mixer(norm(x))."""
+
+    def __init__(self, norm: nn.Module, mixer: Block) -> None:
+        super().__init__()
+        self.norm, self.mixer = norm, mixer
+        self.operations = mixer.operations
+
+    def initial_state(self, batch: int, device: torch.device) -> Any:
+        return self.mixer.initial_state(batch, device)
+
+    def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
+        mixed, state = self.mixer(self.norm(x), state, span)
+        return x + mixed, state
+
+    def flops(self, length: int) -> float:
+        return self.mixer.flops(length)
+
+    def state_bytes(self, length: int) -> int:
+        return self.mixer.state_bytes(length)
+
+
+class Backbone(SequenceModel):
+    """Embedding, blocks, final norm, linear head without bias (`tied`: its matrix is the embedding's)."""
+
+    def __init__(
+        self, vocabulary: int, options: Any, blocks: Iterable[Block], norm: nn.Module, embedding_std: float, tied: bool
+    ) -> None:
+        super().__init__(vocabulary, options)
+        self.embedding = nn.Embedding(vocabulary, options.d_model)
+        self.blocks = nn.ModuleList(blocks)
+        self.operations = tuple(dict.fromkeys(name for block in self._blocks for name in block.operations))
+        self.norm = norm
+        self.logits = nn.Linear(options.d_model, vocabulary, bias=False)
+        nn.init.normal_(self.embedding.weight, std=embedding_std)
+        nn.init.normal_(self.logits.weight, std=embedding_std)
+        if tied:
+            self.logits.weight = self.embedding.weight
+
+    def initial_state(self, batch: int, device: torch.device | str | None = None) -> BackboneState:
+        device = self.device if device is None else torch.device(device)
+        position = torch.zeros(batch, dtype=torch.int64, device=device)
+        return BackboneState(position, [block.initial_state(batch, device) for block in self._blocks])
+
+    def hidden(
+        self, tokens: Tensor, state: BackboneState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, BackboneState]:
+        return self._run(tokens, state, lengths, in_place=False)
+
+    def head(self, features: Tensor) -> Tensor:
+        return self.logits(features)
+
+    def step(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
+        features, state = self._run(tokens[:, None], state, None, in_place=True)
+        return self.head(features[:, 0]), state
+
+    def cost(self, length: int) -> Cost:
+        flops = sum(block.flops(length) for block in self._blocks)
+        state_bytes = 8 + sum(block.state_bytes(length) for block in self._blocks)
+        return Cost(self.parameter_count(), flops + 2 * self.logits.weight.numel(), state_bytes)
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    def _run(
+        self, tokens: Tensor, state: BackboneState | None, lengths: Tensor | None, in_place: bool
+    ) -> tuple[Tensor, BackboneState]:
+        start = tokens.new_zeros(len(tokens)) if state is None else state.position
+        span = Span(start, tokens.shape[1], lengths, state is None, in_place, self.training)
+        before = [None] * len(self.blocks) if state is None else state.layers
+        after = []
+        x = self.embedding(tokens)
+        for block, memory in zip(self.blocks, before, strict=True):
+            x, memory = block(x, memory, span)
+            after.append(memory)
+        return self.norm(x), BackboneState(start + span.counts, after)
+
+
+def matrices(module: nn.Module) -> int:
+    """Weights of the linear maps below a module; each costs two FLOPs a token."""
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))

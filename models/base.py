@@ -1,0 +1,120 @@
+"""The contract of an architecture: memory is a value that goes in and comes out, and costs are stated.
+
+Nothing of a sequence is kept on the module, so that a caller may stop, copy, resume and batch sequences as it likes.
+For every architecture one step at a time = many tokens at once = chunks of any sizes, ragged or not, to rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from models.kernels.choose import CHOSEN
+from models.state import State
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of the options of an architecture: checks that values have the types and choices of their annotations."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name), hints[field.name])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs after some number of tokens."""
+
+    parameters: int
+    """Trainable parameters; tied ones count once."""
+    flops: float
+    """Forward floating-point operations of the next token; a multiplication and an addition are two."""
+    state_bytes: int
+    """Bytes of state of one sequence. (A growing cache may have reserved up to twice that.)"""
+
+
+class SequenceModel(nn.Module, ABC):
+    """A model of token sequences. Built by `Class(vocabulary, options)`; presets of the options are in `sizes`."""
+
+    revision: ClassVar[int] = 1
+    """Raised whenever the same weights or the same training would give other results."""
+    sizes: ClassVar[Mapping[str, Any]]
+    """Size presets; their type is the architecture's options class."""
+    operations: tuple[str, ...] = ()
+    """Operations that have, or may get, several implementations (see `models.kernels.choose`)."""
+
+    def __init__(self, vocabulary: int, options: Any) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.options = options
+
+    @abstractmethod
+    def initial_state(self, batch: int, device: torch.device | str | None = None) -> State:
+        """The state before any token, float32, on `device` (None: where the weights are)."""
+
+    @abstractmethod
+    def hidden(self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """Features [B, T, D] from which `head` makes logits; otherwise as `forward`."""
+
+    @abstractmethod
+    def head(self, features: Tensor) -> Tensor:
+        """Logits [..., V] from features [..., D]; a caller may select positions first."""
+
+    @abstractmethod
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """One token per row: int64 [B] -> logits [B, V] and the next state. May modify `state` in place."""
+
+    @abstractmethod
+    def cost(self, length: int) -> Cost:
+        """The cost after `length` tokens."""
+
+    def forward(
+        self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Many tokens at once.
+
+        tokens: int64 [B, T]; state: None is the initial one, and it is never modified; lengths: int64 [B], each in
+        0..T: row b's state stops after lengths[b] tokens (None: all T). Returns logits [B, T, V], unspecified but
+        finite past a row's length, and the new state.
+        """
+        features, state = self.hidden(tokens, state, lengths)
+        return self.head(features), state
+
+    def kernels(self) -> dict[str, str]:
+        """Operation -> the implementation chosen for it."""
+        return {operation: CHOSEN[operation] for operation in self.operations}
+
+    def parameter_count(self) -> int:
+        """Trainable parameters; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{name}: {value!r} is none of {', '.join(map(str, get_args(hint)))}")
+    elif get_origin(hint) is tuple:
+        if not isinstance(value, tuple) or not value:
+            raise ValueError(f"{name}: {value!r} is not a list of at least one value")
+        for entry in value:
+            _check(name, entry, get_args(hint)[0])
+    elif hint is int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}: {value!r} is not a whole number of at least 1")
+    elif not isinstance(value, hint):
+        raise ValueError(f"{name}: {value!r} is not of type {getattr(hint, '__name__', hint)}")
+
+
+__all__ = ["Cost", "Options", "SequenceModel", "State"]

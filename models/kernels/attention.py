@@ -1,0 +1,67 @@
+"""Causal attention over keys that carry their positions, in blocks of queries, through PyTorch's fused attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+BLOCK_ELEMENTS = 1 << 24
+"""Elements of the mask of one block of queries: bounds memory, whatever the length."""
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_positions: Tensor,
+    key_positions: Tensor,
+    ahead: int,
+    window: int | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """Each query sees the keys at its own position and before, at most `window` of them.
+
+    q: [B, T, heads, size]; k, v: [B, S, key heads, size], each key head serving heads / key heads queries;
+    query_positions: int64 [B or 1, T]; key_positions: int64 [B or 1, S], negative for a key that does not exist; the
+    key of query t lies at index `ahead` + t or before, and those of its window at most `window` further left. slopes:
+    [heads], subtract slope times distance from the scores (ALiBi, Press et al. 2022). Returns [B, T, heads, size].
+    """
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, *_repeated(q, k, v)))
+    plain = slopes is None and ahead == 0 and k.shape[2] == q.shape[2] and (window is None or window >= q.shape[2])
+    if plain:
+        return scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1).transpose(1, 2)
+    parts = []
+    size = _block(query_positions.shape[0] * (1 if slopes is None else len(slopes)), k.shape[2], window)
+    for start in range(0, q.shape[2], size):
+        stop = min(start + size, q.shape[2])
+        first = 0 if window is None else max(0, ahead + start - window + 1)
+        keys = slice(first, ahead + stop)
+        distance = query_positions[:, start:stop, None] - key_positions[:, None, keys]
+        mask = _mask(distance, key_positions[:, None, keys], window, slopes, q.dtype)
+        parts.append(scaled_dot_product_attention(q[:, :, start:stop], k[:, :, keys], v[:, :, keys], attn_mask=mask))
+    return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def _mask(
+    distance: Tensor, key_positions: Tensor, window: int | None, slopes: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """bool [B or 1, 1, queries, keys], or with slopes what to add to the scores, [B or 1, heads, queries, keys]."""
+    visible = (distance >= 0) & (key_positions >= 0)
+    if window is not None:
+        visible &= distance < window
+    if slopes is None:
+        return visible[:, None]
+    bias = -slopes[:, None, None] * distance[:, None]
+    return bias.masked_fill_(~visible[:, None], -torch.inf).to(dtype)
+
+
+def _repeated(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    groups = q.shape[2] // k.shape[2]
+    return (k, v) if groups == 1 else (k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2))
+
+
+def _block(rows: int, keys: int, window: int | None) -> int:
+    """Queries per block: as many as the bound allows, but for a window not so many that most keys are masked."""
+    size = max(16, BLOCK_ELEMENTS // (rows * keys))
+    return size if window is None else min(size, max(64, window))

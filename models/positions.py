@@ -1,0 +1,55 @@
+"""Position encodings of attention."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.backbone import Span
+
+Positions = Literal["rotary", "none", "alibi", "randomised"]
+
+ROTARY_BASE = 10000.0
+
+
+def rotary_tables(span: Span, size: int, random_range: int | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 [B or 1, T, 1, size / 2], for rotating `size` entries of each head.
+
+    Positions are those of the span. With `random_range` (randomised positions, Ruoss et al. 2023) each row trains on
+    its own increasing positions drawn without replacement from 0..random_range-1 by the global torch generator; out of
+    training, positions are consecutive, so that a stream need not know its length.
+    """
+    positions = span.positions
+    if random_range is not None and span.training:
+        positions = span.share("random positions", lambda: _draw(span, random_range))
+    # The angles of late positions need float64: float32 holds an angle of 100,000 to no better than 0.004.
+    inverse = ROTARY_BASE ** (-torch.arange(0, size, 2, dtype=torch.float64, device=positions.device) / size)
+    angles = positions[..., None].double() * inverse
+    return angles.cos().float().unsqueeze(2), angles.sin().float().unsqueeze(2)
+
+
+def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the first entries of each head, as many as the tables are for, in halves as GPT-NeoX does.
+
+    x: [B, T, heads, size].
+    """
+    cos, sin = tables
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """Slopes 2^(-8/heads), 2^(-16/heads), .. of ALiBi (Press et al. 2022), float32 [heads]."""
+    return 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
+
+
+def _draw(span: Span, size: int) -> Tensor:
+    if not span.fresh:
+        raise ValueError("positions: randomised trains on whole sequences; in training mode leave `state` out")
+    if span.width > size:
+        raise ValueError(f"random_range: {span.width} tokens cannot have different positions below {size}")
+    noise = torch.rand(len(span.start), size, device=span.start.device)
+    return noise.topk(span.width, dim=1).indices.sort(dim=1).values

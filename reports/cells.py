@@ -1,0 +1,88 @@
+"""Which cells failed, do not fit, or are still waiting; then all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from reports import statistics, wording
+from reports.markup import Markup, element, folded, fragment, table
+from reports.parts import note, section
+from reports.view import View
+
+
+def cells(view: View) -> Markup:
+    if view.cells.is_empty():
+        return section("cells", "Cells", note("The grid has no cells."))
+    every = folded(f"All {wording.plural(view.cells.height, 'cell')}", _all(view))
+    return section("cells", "Cells", _failed(view), _unfit(view), _waiting(view), every)
+
+
+def _name(cell: dict[str, Any]) -> str:
+    return cell["name"] or cell["cell"] or "unnamed"
+
+
+def _failed(view: View) -> Markup | None:
+    if view.failed.is_empty():
+        return None
+    return fragment(element("h3", "Failed"), *[_failure(view, cell) for cell in view.failed.to_dicts()])
+
+
+def _failure(view: View, cell: dict[str, Any]) -> Markup:
+    """Name and reason, the attempts with their tracebacks folded."""
+    title = fragment(element("b", _name(cell)), " ", cell["reason"] or "no reason was recorded")
+    attempts = view.data.attempts.filter(pl.col("cell") == cell["cell"]).sort("started").to_dicts()
+    return folded(title, [_attempt(one) for one in attempts] or note("No attempt was recorded."))
+
+
+def _attempt(attempt: dict[str, Any]) -> Markup:
+    started, host = attempt["started"] or "unknown start", attempt["host"] or "unknown host"
+    said = f"{started} on {host}: {attempt['outcome'] or 'unknown outcome'}. {attempt['reason'] or ''}"
+    return fragment(element("p", said), element("pre", attempt["traceback"]) if attempt["traceback"] else None)
+
+
+def _unfit(view: View) -> Markup | None:
+    if view.unfit.is_empty():
+        return None
+    body = [[_name(cell), _validation(cell)] for cell in view.unfit.to_dicts()]
+    text = "They did not learn their training lengths, so what they do beyond them says nothing about extrapolation."
+    return fragment(element("h3", "Unfit"), note(text), table(["Cell", "Validation exact at training lengths"], body))
+
+
+def _waiting(view: View) -> Markup | None:
+    if view.waiting.is_empty():
+        return None
+    lines = view.waiting.to_dicts()
+    body = [[_name(cell), cell["status"] or "unknown", wording.whole(cell["tested"] or 0)] for cell in lines]
+    return fragment(element("h3", "Waiting or running"), table(["Cell", "Status", "Lengths evaluated"], body))
+
+
+def _validation(cell: dict[str, Any]) -> str:
+    share, problems = cell["validation_exact"], cell["validation_problems"]
+    if share is None or not problems:
+        return wording.percent(share, 1)
+    right = round(share * problems)
+    low, high = statistics.interval(right, problems)
+    return f"{wording.percent(share, 1)} ({right}/{problems}) [{wording.span(float(low), float(high))}]"
+
+
+def _all(view: View) -> Markup:
+    tried = dict(view.data.attempts.group_by("cell").len().iter_rows())
+    body = [
+        [
+            fragment(
+                element("b", cell["name"] or "unnamed"), element("small", element("code", (cell["cell"] or "")[:16]))
+            ),
+            fragment(cell["status"] or "unknown", element("b", " unfit") if cell["unfit"] else None),
+            _validation(cell),
+            wording.NONE if cell["unfit"] else wording.reach(cell["reach_low"], cell["reach_high"], cell["longest"]),
+            wording.whole(cell["problems"]),
+            wording.duration(cell["train_seconds"]),
+            wording.whole(tried.get(cell["cell"], 0)),
+            element("code", (cell["checkpoint"] or wording.NONE)[:12]),
+        ]
+        for cell in view.cells.to_dicts()
+    ]
+    head = ["Cell", "Status", "Validation exact", "Reach", "Problems", "Training", "Attempts", "Weights"]
+    return table(head, body, "numbers")

@@ -1,0 +1,37 @@
+"""How problems fail: the class of their first error, by length."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from harness.schema import FAILURES
+from reports import aggregate, figures
+from reports.markup import Markup, element
+from reports.parts import by_architecture, figure, heading, note, panels, section
+from reports.view import View
+
+_COLUMNS = [f"failure_{name}" for name in FAILURES]
+
+
+def failures(view: View) -> Markup | None:
+    """Stacked bars for every architecture that fits and fails somewhere, pooled over its seeds."""
+    fit = view.random.filter(~pl.col("unfit") & (pl.sum_horizontal(_COLUMNS).sum().over(aggregate.GROUP) > 0))
+    if fit.is_empty():
+        return None
+    pooled = fit.group_by(*aggregate.GROUP, "length").agg(pl.col("n", *_COLUMNS).sum())
+    parts: list[Markup] = []
+    for facet in view.facets:
+        drawn = [figure(name, recipe, figures.failures(own)) for name, recipe, own in by_architecture(facet.of(pooled))]
+        if drawn:
+            parts += [heading(facet), panels(drawn, "panels small")]
+    text = "Share of problems by the class of their first error, seeds pooled, unfit runs left out."
+    return section("failures", "How problems fail", note(text), _legend(pooled), *parts)
+
+
+def _legend(pooled: pl.DataFrame) -> Markup:
+    seen = [name for name in FAILURES if pooled[f"failure_{name}"].sum()]
+    keys = [
+        element("span", element("i", style=f"background:{figures.FAILURE_COLOURS[name]}"), name.replace("_", " "))
+        for name in seen
+    ]
+    return element("p", keys, class_="legend")

@@ -1,0 +1,182 @@
+"""Verify-then-continue and pure live rollouts tell the same story, for every architecture."""
+
+import pytest
+import torch
+
+from harness.batches import batches
+from harness.config import Cell, Evaluate
+from harness.decide import NEAR_TIE
+from harness.evaluate import ANSWER, RESULT, Point, agree, evaluate, live
+from harness.schema import ENDINGS, FAILURES, ROWS
+from harness.train import make_optimiser, new_model, scenario_of, train_step
+from harness.verify import verify
+from models import ARCHITECTURES
+from tasks.problems import problems
+
+COUNT = 40
+
+
+def half_trained(architecture, setting="interactive", length=3, rate=3e-3):
+    """A model trained until 20-80% of the problems diverge, most of them past the first decisions."""
+    torch.set_num_threads(1)
+    cell = Cell(
+        architecture=architecture,
+        setting=setting,
+        train={"max_length": 2, "batch": 32, "learning_rate": rate, "weight_decay": 0.0},
+    )
+    scenario = scenario_of(cell)
+    torch.manual_seed(0)
+    model = new_model(cell, scenario)
+    optimiser = make_optimiser(model, cell.train)
+    drawn = problems(scenario.task, "evaluation", length, COUNT)
+    for step, batch in enumerate(batches(scenario, 2, 0, 32), start=1):
+        model.train()
+        train_step(model, optimiser, batch, rate * min(1.0, step / 50), cell)
+        if step % 20 == 0:
+            model.eval()
+            results = verify(model, scenario, drawn, chunk=64)
+            if 0.2 <= sum(result.divergence is not None for result in results) / COUNT <= 0.8:
+                return model, scenario
+        assert step < 3000, "it never got half way"
+    raise AssertionError
+
+
+def rows_of(model, scenario, length, **settings):
+    settings = Evaluate(lengths=[length], problems=COUNT, **settings)
+    [(_, rows)] = evaluate(model, scenario, [Point(length, "random", 0, COUNT)], settings, {})
+    return rows
+
+
+def assert_same(verified, lived):
+    """The near-tie rule, fixed beforehand: a row counts unless its least margin is below the float32 threshold."""
+    compared = rolled = 0
+    for one, other in zip(verified, lived, strict=True):
+        assert one["problem"] == other["problem"]
+        if one["near_tie"] or other["near_tie"]:
+            continue
+        compared += 1
+        for name in (*RESULT, "divergence_phase", "context", "tokens", "own_tokens", "tool_calls", "longest_walk"):
+            assert one[name] == other[name], (name, one[name], other[name])
+        assert one["margin"] == pytest.approx(other["margin"], abs=NEAR_TIE["float32"])
+        margins = [row["rollout_margin"] for row in (one, other) if row["rollout_margin"] is not None]
+        if min(margins, default=1.0) >= NEAR_TIE["float32"]:
+            rolled += not one["exact"]
+            for name in (*ANSWER, "rollout_margin"):
+                expected = pytest.approx(other[name], abs=1e-3) if name == "rollout_margin" else other[name]
+                assert one[name] == expected, name
+    return compared, rolled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_verified_rows_equal_live_rows(architecture):
+    model, scenario = half_trained(architecture)
+    for chunk, batch in ((16, 40), (1024, 7)):
+        verified = rows_of(model, scenario, 3, rollout_max=COUNT, chunk=chunk, batch=batch)
+        lived = rows_of(model, scenario, 3, mode="live")
+        diverged = [row for row in verified if not row["exact"]]
+        assert 0.1 * COUNT <= len(diverged) <= 0.9 * COUNT
+        assert any(10 < row["divergence"] < row["tokens"] - 10 for row in diverged)
+        compared, rolled = assert_same(verified, lived)
+        assert compared >= 0.8 * COUNT
+        assert rolled >= 1
+        replayed = [row["replay_equal"] for row in verified if row["replay_equal"] is not None]
+        assert replayed
+        assert all(replayed)
+
+
+@pytest.fixture(scope="module")
+def gru():
+    return half_trained("gru")
+
+
+def test_verified_rows_equal_live_rows_gru(gru):
+    verified = rows_of(*gru, 3, rollout_max=COUNT, chunk=16)
+    lived = rows_of(*gru, 3, mode="live")
+    compared, rolled = assert_same(verified, lived)
+    assert compared >= 0.8 * COUNT
+    assert rolled >= 1
+
+
+def test_rows_have_the_schema_and_sane_values(gru):
+    rows = rows_of(*gru, 3, rollout_max=5)
+    filled_by_caller = {"cell", "checkpoint", "evaluation", "attempt", "device", "kernels"}
+    for index, row in enumerate(rows):
+        assert set(row) | filled_by_caller == set(ROWS)
+        assert row["index"] == index
+        assert row["failure"] is None if row["exact"] else row["failure"] in FAILURES
+        assert row["ending"] in (*ENDINGS, None)
+        assert 0 <= row["token_accuracy"] <= 1
+        assert (row["token_accuracy"] == 1) == row["exact"]
+        assert row["seconds"] > 0
+        assert row["state_bytes"] > 0
+        if not row["exact"]:
+            assert row["context"]
+            assert row["expected"] != row["got"]
+            assert row["divergence_step"] >= 1
+            assert row["margin"] > 0
+
+
+def test_rows_do_not_depend_on_what_else_is_evaluated(gru):
+    model, scenario = gru
+    settings = Evaluate(lengths=[2, 3], problems=20)
+    alone = rows_of(model, scenario, 3, rollout_max=4, batch=20)[:20]
+    points = [Point(2, "random", 0, 20), Point(3, "random", 0, 20)]
+    both = dict(evaluate(model, scenario, points, settings.model_copy(update={"rollout_max": 4, "batch": 20}), {}))
+    ignored = {"seconds"}
+    assert [{k: v for k, v in row.items() if k not in ignored} for row in both[points[1]]] == [
+        {k: v for k, v in row.items() if k not in ignored} for row in alone
+    ]
+
+
+def test_problems_added_later_are_the_next_ones(gru):
+    model, scenario = gru
+    settings = Evaluate(lengths=[3], problems=COUNT)
+    [(_, later)] = evaluate(model, scenario, [Point(3, "random", 30, 40)], settings, {})
+    whole = rows_of(model, scenario, 3)
+    assert [(row["index"], row["problem"], row["exact"], row["divergence"]) for row in later] == [
+        (row["index"], row["problem"], row["exact"], row["divergence"]) for row in whole[30:]
+    ]
+
+
+def test_the_standing_check_notices_a_decoder_that_disagrees(gru):
+    model, scenario = gru
+    rows = rows_of(model, scenario, 3, rollout_max=COUNT)
+    diverged = next(row for row in rows if not row["exact"])
+    assert agree(diverged, dict(diverged))
+    assert not agree(diverged, {**diverged, "divergence": diverged["divergence"] + 1})
+    assert not agree({**diverged, "rollout_margin": 1.0}, {**diverged, "rollout_margin": 1.0, "output": "9 9"})
+    assert agree({**diverged, "rollout_margin": 1e-5}, {**diverged, "rollout_margin": 1.0, "output": "9 9"})
+
+
+def test_a_broken_step_makes_the_standing_check_fail(gru):
+    model, scenario = gru
+
+    class Broken(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+            self.forward, self.initial_state, self.cost = model.forward, model.initial_state, model.cost
+
+        def step(self, tokens, state):
+            logits, state = model.step(tokens, state)
+            return -logits, state
+
+    rows = rows_of(Broken(), scenario, 3, replay=1.0)
+    assert False in [row["replay_equal"] for row in rows]
+
+
+def test_live_mode_has_no_token_accuracy(gru):
+    model, scenario = gru
+    drawn = problems(scenario.task, "evaluation", 3, 4)
+    rows = live(model, scenario, drawn, Evaluate(lengths=[3]))
+    assert all(row["token_accuracy"] is None and row["mode"] == "live" for row in rows)
+
+
+def test_stop_ends_between_batches(gru):
+    model, scenario = gru
+    settings = Evaluate(lengths=[2, 3], problems=8)
+    calls = iter([False, True, True])
+    points = [Point(2, "random", 0, 8), Point(3, "random", 0, 8)]
+    done = list(evaluate(model, scenario, points, settings, {}, stop=lambda: next(calls)))
+    assert [point.length for point, _ in done] == [2]

@@ -1,0 +1,147 @@
+"""Grid files: axes, recipes, `--set`, ids, and what is said about mistakes."""
+
+import textwrap
+
+import pytest
+import yaml
+
+from harness import grid as grids
+from harness.errors import UserError
+
+BASE = """
+name: small
+base: {train: {max_length: 3, steps: 10}}
+axes:
+  architecture: [gru, lstm]
+  setting: [interactive, direct]
+  seed: [0, 1]
+evaluate: {lengths: [3, 6], problems: 4}
+"""
+
+
+def load(tmp_path, text=BASE, sets=()):
+    path = tmp_path / "grid.yaml"
+    path.write_text(textwrap.dedent(text))
+    return grids.load(str(path), sets)
+
+
+def complaint(tmp_path, text, sets=()):
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text, sets)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def changed(**changes):
+    return yaml.safe_dump(grids.merge(yaml.safe_load(BASE), changes))
+
+
+def test_axes_multiply_out(tmp_path):
+    grid = load(tmp_path)
+    assert len(grid.cells) == 8
+    assert len({cell.id for cell in grid.cells}) == 8
+    assert grid.cells[0].config.train.steps == 10
+    assert grid.cells[0].config.tool == "pointer"
+
+
+def test_exclude_include_and_overrides(tmp_path):
+    grid = load(
+        tmp_path,
+        changed(
+            exclude=[{"architecture": "lstm", "setting": ["direct", "cot"]}],
+            include=[{"architecture": "gru", "setting": "cot"}],
+            overrides=[{"where": {"setting": "direct"}, "set": {"train.steps": 99, "model": {"layers": 2}}}],
+        ),
+    )
+    assert len(grid.cells) == 7
+    direct = [cell.config for cell in grid.cells if cell.config.setting == "direct"]
+    assert {(cell.architecture, cell.train.steps, cell.train.max_length) for cell in direct} == {("gru", 99, 3)}
+    assert direct[0].model == {"layers": 2}
+    assert grid.cells[-1].config.setting == "cot"
+
+
+def test_set_reaches_grid_keys_axes_and_every_cell(tmp_path):
+    sets = ["evaluate.problems=7", "seed=[5]", "train.steps=20", "architecture=mamba2"]
+    grid = load(tmp_path, changed(overrides=[{"where": {}, "set": {"train.steps": 99}}]), sets)
+    assert grid.file.evaluate.problems == 7
+    configs = [cell.config for cell in grid.cells]
+    assert {(config.seed, config.train.steps, config.architecture) for config in configs} == {(5, 20, "mamba2")}
+
+
+def test_the_id_is_the_content(tmp_path):
+    first = {cell.id for cell in load(tmp_path).cells}
+    assert {cell.id for cell in load(tmp_path, changed(name="other", evaluate={"problems": 9})).cells} == first
+    explicit = changed(base={"train": {"weight_decay": 0.01}, "size": "tiny"})
+    assert {cell.id for cell in load(tmp_path, explicit).cells} == first, "spelling out a default renames nothing"
+    assert not first & {cell.id for cell in load(tmp_path, sets=["train.steps=11"]).cells}
+    assert not first & {cell.id for cell in load(tmp_path, sets=["replicate=1"]).cells}
+
+
+def test_model_options_equal_to_the_preset_are_the_same_cell(tmp_path):
+    from models.build import full_options
+
+    options, _ = full_options("gru", "tiny", {})
+    name, value = next(iter(options.items()))
+    plain = load(tmp_path, sets=["architecture=gru"])
+    spelled = load(tmp_path, sets=["architecture=gru", f"model.{name}={value}"])
+    assert {cell.id for cell in plain.cells} == {cell.id for cell in spelled.cells}
+
+
+@pytest.mark.parametrize("owner", ["tasks.addition:Addition", "tools.pointer:PointerMemory", "models.recurrent:GRU"])
+def test_raising_a_revision_names_a_new_cell(tmp_path, monkeypatch, owner):
+    from tasks.resolve import resolve
+
+    kind = resolve("class", owner, {})
+    before = load(tmp_path).cells[0].id
+    monkeypatch.setattr(kind, "revision", kind.revision + 1)
+    assert load(tmp_path).cells[0].id != before
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"evalute": {}}, ["unknown key 'evalute'", "did you mean 'evaluate'", "grid.yaml"]),
+        ({"base": {"train": {"step": 5}}}, ["train: unknown key 'step'", "mean 'steps'"]),
+        ({"axes": {"architecture": ["mamba3"]}}, ["mamba3", "mamba1", "did you mean"]),
+        ({"axes": {"setting": ["interactiv"]}}, ["interactiv", "interactive"]),
+        ({"base": {"task": "adition"}}, ["adition", "addition"]),
+        ({"base": {"tool": "calculator"}}, ["calculator", "interactive", "pointer"]),
+        ({"base": {"tool": "abacus"}}, ["abacus", "pointer"]),
+        ({"base": {"size": "huge"}}, ["huge", "tiny", "paper"]),
+        ({"base": {"model": {"layer": 2}}}, ["layer", "layers"]),
+        ({"axes": {"seed": []}}, ["seed", "empty"]),
+        ({"axes": {"sed": [1]}}, ["sed", "seed"]),
+        ({"evaluate": {"lengths": [3, -4]}}, ["evaluate.lengths.1", "greater than or equal to 1"]),
+        ({"evaluate": {"lengths": []}}, ["evaluate.lengths", "at least 1"]),
+        ({"evaluate": {"lengths": [3, 3]}}, ["evaluate.lengths", "twice"]),
+        ({"evaluate": {"stress": ["carry"]}}, ["carry", "carries"]),
+        ({"exclude": [{"sede": 1}]}, ["sede", "seed"]),
+        ({"exclude": [{"seed": [0, 1]}]}, ["no cell"]),
+        ({"name": "a b"}, ["name"]),
+        ({"run": {"workers": 0}}, ["run.workers"]),
+    ],
+)
+def test_mistakes_get_one_clear_line(tmp_path, change, parts):
+    message = complaint(tmp_path, changed(**change))
+    for part in parts:
+        assert part in message, message
+
+
+def test_unreadable_files(tmp_path):
+    assert "demo" in complaint_of("nowhere.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    assert "YAML" in complaint_of(str(tmp_path / "bad.yaml"))
+    (tmp_path / "list.yaml").write_text("- 1")
+    assert "mapping" in complaint_of(str(tmp_path / "list.yaml"))
+
+
+def complaint_of(path):
+    with pytest.raises(UserError) as caught:
+        grids.load(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("item", ["steps", "=4", "train.stepz=4", "seed=[", "evaluate.problem=3"])
+def test_bad_sets(tmp_path, item):
+    assert complaint(tmp_path, BASE, [item])

@@ -1,0 +1,104 @@
+"""The scripted model through the whole evaluation path: exact without errors, and every planted error found."""
+
+import pytest
+
+from harness.config import Evaluate
+from harness.evaluate import Point, evaluate
+from harness.oracle import KINDS, ScriptedModel
+from tasks.addition import Addition
+from tasks.problems import problems
+from tasks.scenario import Scenario
+
+SETTINGS = list(Addition.settings)
+
+
+def rows_of(model, scenario, length, count, **settings):
+    settings = Evaluate(lengths=[length], problems=count, **settings)
+    [(_, rows)] = evaluate(model, scenario, [Point(length, "random", 0, count)], settings, {})
+    return rows
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(("length", "count"), [(1, 10), (5, 20), (50, 8), (1000, 2)])
+def test_the_oracle_is_exact_at_every_length(setting, length, count):
+    scenario = Scenario("addition", setting)
+    rows = rows_of(ScriptedModel(scenario), scenario, length, count)
+    assert len(rows) == count
+    assert all(row["exact"] and row["answer_right"] and row["token_accuracy"] == 1.0 for row in rows)
+    assert all(row["failure"] is None and not row["near_tie"] for row in rows)
+    replayed = [row["replay_equal"] for row in rows if row["replay_equal"] is not None]
+    assert all(replayed)
+    assert replayed or rows[0]["tokens"] > 3000
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("mode", ["verify", "live"])
+def test_every_planted_error_is_found(setting, mode):
+    scenario = Scenario("addition", setting)
+    model = ScriptedModel(scenario, error_rate=0.5, error_seed=7)
+    rows = rows_of(model, scenario, 6, 40, mode=mode, rollout_max=40, chunk=17)
+    planted = {problem.key: model.planted(problem) for problem in problems(scenario.task, "evaluation", 6, 40)}
+    found = 0
+    for row in rows:
+        error = planted[row["problem"]]
+        if error is None:
+            assert row["exact"]
+            continue
+        found += 1
+        assert not row["exact"]
+        assert (row["divergence"], row["failure"]) == (error.position, error.failure)
+        assert row["got"] == scenario.vocabulary.tokens[error.token] != row["expected"]
+        if mode == "verify":
+            assert row["token_accuracy"] == pytest.approx(1 - 1 / row["own_tokens"])
+    assert found > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_an_error_rate_of_one_percent_is_found_exactly(setting):
+    scenario = Scenario("addition", setting)
+    model = ScriptedModel(scenario, error_rate=0.01, error_seed=1)
+    rows = rows_of(model, scenario, 20, 1000)
+    errors = {problem.key: model.planted(problem) for problem in problems(scenario.task, "evaluation", 20, 1000)}
+    expected = {key: (error.position, error.failure) for key, error in errors.items() if error is not None}
+    assert {row["problem"]: (row["divergence"], row["failure"]) for row in rows if not row["exact"]} == expected
+    assert 2 <= len(expected) <= 25
+
+
+def test_all_kinds_of_errors_get_planted_where_they_can_be():
+    seen = {}
+    for setting in SETTINGS:
+        scenario = Scenario("addition", setting)
+        model = ScriptedModel(scenario, error_rate=1.0)
+        drawn = problems(scenario.task, "evaluation", 5, 60)
+        seen[setting] = {model.planted(problem).failure for problem in drawn}
+    assert set(KINDS) == set.union(*seen.values())
+    assert seen["single_turn"] == set(KINDS)
+    assert seen["direct"] == {"wrong_thought", "wrong_output", "past_budget", "stopped_early"}
+
+
+def test_a_model_that_never_stops_runs_into_its_budget():
+    scenario = Scenario("addition", "interactive")
+    model = ScriptedModel(scenario, error_rate=1.0)
+    rows = rows_of(model, scenario, 4, 40, rollout_max=40, budget=1.5)
+    endless = [row for row in rows if row["failure"] == "past_budget"]
+    assert endless
+    for row in endless:
+        assert row["ending"] == "past_budget"
+        assert not row["answer_right"]
+        assert row["divergence"] + row["rollout_tokens"] == -(-row["tokens"] * 3 // 2) + 16
+
+
+def test_rollouts_are_bounded_and_take_the_first_diverged_problems():
+    scenario = Scenario("addition", "interactive")
+    rows = rows_of(ScriptedModel(scenario, error_rate=0.6), scenario, 4, 30, rollout_max=5, batch=8)
+    diverged = [row for row in rows if not row["exact"]]
+    assert len(diverged) > 8
+    assert [row["rollout_tokens"] is not None for row in diverged] == [True] * 5 + [False] * (len(diverged) - 5)
+    assert all(row["answer_right"] is None for row in diverged[5:])
+
+
+def test_a_question_that_is_too_long_is_said():
+    scenario = Scenario("addition", "direct")
+    with pytest.raises(ValueError, match="question_limit"):
+        rows_of(ScriptedModel(scenario, question_limit=10), scenario, 20, 1)

@@ -1,0 +1,191 @@
+"""One cell on a store, from nothing to rows: nothing done twice, nothing lost, damage named."""
+
+import json
+
+import pytest
+import torch
+
+from harness.config import Evaluate, Run
+from harness.errors import Stopped, UserError
+from harness.grid import resolve
+from harness.store import Store
+from harness.work import load_model, missing, run_cell
+
+TRAIN = {"max_length": 2, "steps": 20, "batch": 16, "validation": 8}
+EVALUATE = Evaluate(lengths=[1, 2, 4], problems=6, stress=["carries"], rollout_max=2)
+TIMINGS = {"seconds", "attempt"}
+
+
+def cell(**changes):
+    return resolve({"architecture": "gru", "train": TRAIN, **changes})
+
+
+def rows_of(store, resolved):
+    rows = [{k: v for k, v in row.items() if k not in TIMINGS} for row in store.rows(resolved.id)]
+    return sorted(rows, key=lambda row: (row["length"], row["stress"], row["index"]))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store")).open(create=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    store = Store(str(tmp_path_factory.mktemp("store"))).open(create=True)
+    run_cell(cell(), EVALUATE, Run(), store, "a")
+    return rows_of(store, cell())
+
+
+def test_a_cell_is_done_once(store, undisturbed):
+    events = []
+    run_cell(cell(), EVALUATE, Run(), store, "a", report=events.append)
+    assert {event["phase"] for event in events} == {"training", "evaluating"}
+    assert sum(len(event.get("curve", [])) for event in events) == 2
+    assert len([event for event in events if "point" in event]) == 6
+    assert not missing(cell(), EVALUATE, store)
+    events.clear()
+    run_cell(cell(), EVALUATE, Run(), store, "b", report=events.append)
+    assert events == []
+    assert rows_of(store, cell()) == undisturbed
+    assert not store.exists(f"cells/{cell().id}/training.pt")
+    assert [record["step"] for record in store.curve(cell().id)] == [10, 20]
+
+
+def test_only_what_is_new_is_run(store):
+    run_cell(cell(), EVALUATE, Run(), store, "a")
+    before = store.published(cell().id)
+    more = EVALUATE.model_copy(update={"lengths": (1, 2, 4, 8)})
+    todo = missing(cell(), more, store)
+    assert not todo.training
+    assert [(gap.length, gap.stress) for gap in todo.points] == [(8, "random"), (8, "carries")]
+    wider = EVALUATE.model_copy(update={"problems": 9})
+    assert {(gap.start, gap.stop) for gap in missing(cell(), wider, store).points} == {(6, 9)}
+    run_cell(cell(), more, Run(), store, "b")
+    assert store.published(cell().id) == before
+    assert {row["attempt"] for row in store.rows(cell().id) if row["length"] < 8} == {"a"}
+    assert {row["attempt"] for row in store.rows(cell().id) if row["length"] == 8} == {"b"}
+    assert missing(cell(seed=1), EVALUATE, store).training
+    other = EVALUATE.model_copy(update={"mode": "live"})
+    assert len(missing(cell(), other, store).points) == 6, "other evaluation settings are other points"
+
+
+def test_a_raised_revision_trains_again(store, monkeypatch):
+    from tasks.addition import Addition
+
+    run_cell(cell(), EVALUATE, Run(), store, "a")
+    monkeypatch.setattr(Addition, "revision", Addition.revision + 1)
+    assert missing(cell(), EVALUATE, store).training
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing gets to clean up."""
+
+
+@pytest.mark.parametrize(
+    "phase", ["step", "checkpoint", "checkpoint_done", "weights", "published", "rows", "rows_done"]
+)
+def test_killed_anywhere_and_run_again_the_rows_are_the_same(store, undisturbed, monkeypatch, phase):
+    writes = iter(range(1000))
+
+    def kill_at(name, wanted, after=False):
+        original = getattr(Store, name)
+
+        def wrapped(self, path, data, *rest):
+            if wanted in path and next(writes) == 0:
+                if after:
+                    original(self, path, data, *rest)
+                else:
+                    self._temporary(path, data[: len(data) // 2])  # what a torn write leaves behind
+                raise Killed
+            return original(self, path, data, *rest)
+
+        monkeypatch.setattr(Store, name, wrapped)
+
+    events = {
+        "step": lambda: None,
+        "checkpoint": lambda: kill_at("write", "training.pt"),
+        "checkpoint_done": lambda: kill_at("write", "training.pt", after=True),
+        "weights": lambda: kill_at("create", "weights-", after=True),
+        "published": lambda: kill_at("create", "published.json"),
+        "rows": lambda: kill_at("create", "/rows/"),
+        "rows_done": lambda: kill_at("create", "/rows/", after=True),
+    }
+    events[phase]()
+
+    def report(event):
+        if phase == "step" and event["phase"] == "training":
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_cell(cell(), EVALUATE, Run(checkpoint_seconds=1e-9), store, "a", report=report)
+    run_cell(cell(), EVALUATE, Run(), store, "b")
+    assert rows_of(store, cell()) == undisturbed
+
+
+def test_stopping_loses_nothing(store, undisturbed):
+    for stop_at in (3, 9, 21):
+        calls = iter(range(1000))
+        with pytest.raises(Stopped):
+            run_cell(cell(), EVALUATE, Run(), store, "a", stop=lambda at=stop_at, calls=calls: next(calls) >= at)
+    run_cell(cell(), EVALUATE, Run(), store, "b")
+    assert rows_of(store, cell()) == undisturbed
+
+
+def test_the_first_published_weights_win(store):
+    from harness.train import train
+    from harness.work import publish
+
+    publish(cell(), train(cell().config), store)
+    first = store.published(cell().id)
+    publish(cell(), train(cell(seed=5).config), store)
+    assert store.published(cell().id) == first
+    run_cell(cell(), EVALUATE, Run(), store, "a")
+    assert {row["checkpoint"] for row in store.rows(cell().id)} == {first["checkpoint"]}
+
+
+def test_damaged_weights_are_named_and_nothing_is_lost(store):
+    run_cell(cell(), EVALUATE, Run(), store, "a")
+    [name] = [name for name in store.names(f"cells/{cell().id}") if name.startswith("weights")]
+    path = f"cells/{cell().id}/{name}"
+    good = store.read(path)
+    for damaged in (good[: len(good) // 2], b"", b"\x80\x04nonsense"):
+        store.write(path, damaged)
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            load_model(cell(), store)
+    torch_bytes = bytearray(good)
+    middle = good.index(b"data/0") + 200
+    torch_bytes[middle] ^= 0xFF
+    store.write(path, bytes(torch_bytes))
+    with pytest.raises(UserError, match="damaged"):
+        load_model(cell(), store)
+    assert len(list(store.rows(cell().id))) > 0
+
+
+def test_weights_never_run_code(store, tmp_path):
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    run_cell(cell(), EVALUATE, Run(), store, "a")
+    [name] = [name for name in store.names(f"cells/{cell().id}") if name.startswith("weights")]
+    store.write(f"cells/{cell().id}/{name}", pickle.dumps(Evil()))
+    with pytest.raises(UserError, match="damaged"):
+        load_model(cell(), store)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_loaded_weights_are_the_trained_ones(store):
+    from harness.train import train
+
+    run_cell(cell(), EVALUATE, Run(), store, "a")
+    again = train(cell().config).model
+    loaded = load_model(cell(), store)
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+    published = json.loads(store.read(f"cells/{cell().id}/published.json"))
+    assert published["parameters"] == sum(parameter.numel() for parameter in loaded.parameters())

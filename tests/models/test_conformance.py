@@ -1,0 +1,80 @@
+"""The conformance suite over every architecture and every option that changes its arithmetic, on trained weights."""
+
+import pytest
+import torch
+
+from models import ARCHITECTURES
+from models.build import build
+from models.conformance import CHECKS, TOLERANCE, _tokens, difference, in_chunks, in_steps, trained
+
+ATTENTION = {"d_model": 32, "layers": 2, "heads": 4, "mlp": 48}
+SLIDING = {**ATTENTION, "window": 16}
+HYBRID = {"d_model": 32, "layers": 4, "heads": 4, "mlp": 48, "window": 16, "d_state": 8, "head_size": 16}
+VARIANTS = {
+    "mamba1": ("mamba1", {"d_model": 32, "layers": 2, "d_state": 4}),
+    "mamba1 two taps": ("mamba1", {"d_model": 24, "layers": 1, "d_conv": 2, "expand": 1}),
+    "mamba2": ("mamba2", {"d_model": 32, "layers": 2, "d_state": 8, "head_size": 16}),
+    "transformer": ("transformer", ATTENTION),
+    "transformer none": ("transformer", {**ATTENTION, "positions": "none"}),
+    "transformer alibi": ("transformer", {**ATTENTION, "positions": "alibi"}),
+    "transformer randomised": ("transformer", {**ATTENTION, "positions": "randomised", "random_range": 400}),
+    "sliding": ("sliding", {**SLIDING, "kv_heads": 2}),
+    "sliding window of one": ("sliding", {**SLIDING, "window": 1}),
+    "sliding none": ("sliding", {**SLIDING, "positions": "none"}),
+    "sliding alibi": ("sliding", {**SLIDING, "positions": "alibi", "kv_heads": 1}),
+    "sliding randomised": ("sliding", {**SLIDING, "positions": "randomised", "random_range": 400}),
+    "lstm": ("lstm", {"d_model": 32, "layers": 2}),
+    "gru": ("gru", {"d_model": 32, "layers": 2}),
+    "hybrid": ("hybrid", HYBRID),
+    "hybrid of all": ("hybrid", {**HYBRID, "pattern": ["mamba1", "attention", "sliding", "mamba2"]}),
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def model(request):
+    torch.set_num_threads(1)
+    architecture, options = VARIANTS[request.param]
+    torch.manual_seed(0)  # randomised positions draw from the global generator in training
+    return trained(build(architecture, "tiny", 16, options, seed=0))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_every_architecture(model, check):
+    check(model)
+
+
+def test_every_architecture_has_a_variant():
+    assert {architecture for architecture, _ in VARIANTS.values()} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_training_learns(architecture):
+    """Gradients reach what matters: sequences that repeat themselves are predicted better than by chance."""
+    torch.set_num_threads(1)
+    model = trained(build(architecture, "tiny", 4, VARIANTS[architecture][1], seed=0), steps=60)
+    period = torch.randint(0, 4, (32, 2), generator=torch.Generator().manual_seed(7))
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 0
+    with torch.no_grad():
+        tokens = period.repeat(1, 8)
+        guesses = model(tokens[:, :-1])[0][:, 8:].argmax(-1)
+    assert (guesses == tokens[:, 9:]).float().mean() > 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.no_grad()
+def test_16000_tokens(architecture, capsys):
+    """The promise of every architecture: steps, ragged chunks (size 1 among them) and one forward agree at 16,000 tokens."""
+    torch.set_num_threads(1)
+    with torch.enable_grad():
+        model = trained(build(architecture, "tiny", 16, seed=0), steps=40)
+    tokens, lengths = _tokens(model, 2, 16_000), torch.tensor([16_000, 9_973])
+    whole, _ = model(tokens, None, lengths)
+    chunked, _ = in_chunks(model, tokens, lengths, model.initial_state(2), seed=0, longest=3000)
+    stepped, _ = in_steps(model, tokens, model.initial_state(2))
+    gaps = [difference(other, whole, lengths) for other in (chunked, stepped)]
+    with capsys.disabled():
+        print(f"\n{architecture}: chunks {gaps[0]:.1e}, steps {gaps[1]:.1e} of the largest logit")
+    assert max(gaps) <= TOLERANCE

@@ -1,0 +1,65 @@
+"""What every registered task promises, in every setting it admits."""
+
+import random
+
+import pytest
+
+from tasks import TASKS
+from tasks.base import SETTINGS, Role
+from tasks.problems import problems
+from tasks.scenario import Scenario
+
+SCENARIOS = [
+    Scenario(name, setting, tool, form)
+    for name in TASKS
+    for task in [Scenario(name, "direct").task]
+    for setting, tools in task.settings.items()
+    for tool in tools
+    for form in task.forms
+]
+every_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: f"{s.task.name}-{s.setting}-{s.form}")
+every_task = pytest.mark.parametrize("name", TASKS)
+LENGTHS = (1, 2, 3, 7, 20)
+
+
+@every_task
+def test_prompts_parse_and_end_with_their_mark(name: str) -> None:
+    task, rng = Scenario(name, "direct").task, random.Random(0)
+    for length in LENGTHS:
+        for sampler in (task.sample, task.sample_training, *task.stress.values()):
+            problem = sampler(rng, length)
+            assert task.parse(problem.prompt) == problem
+            assert problem.prompt.index(task.prompt_end) == len(problem.prompt) - 1
+            assert problem.length <= length
+        assert task.sample(rng, length).length == length
+
+
+@every_task
+def test_the_generator_is_the_only_randomness(name: str) -> None:
+    task = Scenario(name, "direct").task
+    for sampler in (task.sample, task.sample_training, *task.stress.values()):
+        first, again = ([sampler(random.Random(seed), 9) for seed in range(20)] for _ in range(2))
+        assert first == again
+        assert len(set(first)) > 1
+
+
+@every_task
+def test_settings_are_known_ones_and_chain_of_thought_has_something_to_imagine(name: str) -> None:
+    settings = Scenario(name, "direct").task.settings
+    assert set(settings) <= set(SETTINGS)
+    assert "cot" not in settings or "interactive" in settings
+
+
+@every_scenario
+def test_the_oracle_is_right_in_every_kind_of_problem(scenario: Scenario) -> None:
+    for length in LENGTHS:
+        for which in ("random", *scenario.task.stress):
+            for problem in problems(scenario.task, "evaluation", length, 3, which):
+                trajectory = scenario.record(problem)
+                output = [t for t, role in zip(trajectory.tokens, trajectory.roles) if role is Role.OUTPUT]
+                assert scenario.right(problem, output)
+                assert tuple(output) == scenario.answer_tokens(problem)
+                assert not scenario.right(problem, output[:-1])
+                assert trajectory.tokens[-1] == "[EOS]"
+                if scenario.setting in ("interactive", "cot"):
+                    assert scenario.task.trajectory_length(problem) in (None, len(trajectory.tokens))
