@@ -1,0 +1,197 @@
+"""The worker actor: it carries the work of cells, one after another, and keeps what they say."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import platform
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+
+from harness.config import Evaluate, Run
+from harness.errors import Diverged, Stopped, UserError, one_line
+from harness.grid import Resolved
+from harness.store import Store
+
+Carry = Callable[
+    [Resolved, Evaluate, Run, Store, str, Callable[[dict[str, Any]], None], Callable[[], bool]],
+    None,
+]
+"""What does the work of a cell: `harness.work.run_cell`, or something of its signature."""
+
+UPLOAD_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended."""
+
+    outcome: str
+    """done, failed, stopped or lost."""
+    reason: str | None = None
+    traceback: str | None = None
+    final: bool = False
+    """Another attempt would end the same way."""
+
+
+class Board:
+    """Where workers pin what the driver may read. It knows nothing that the store does not know better."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def post(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+    def take(self) -> list[dict[str, Any]]:
+        events, self.events = self.events, []
+        return events
+
+
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
+class Worker:
+    """One process that takes cells one after another. `stop` is answered while `run` is busy."""
+
+    def __init__(self, store_url: str, evaluate: Evaluate, run: Run, carry: Carry, board: Any) -> None:
+        self.store_url, self.evaluate, self.settings, self.carry, self.board = store_url, evaluate, run, carry, board
+        self.stopping = threading.Event()
+
+    def ready(self) -> None:
+        """Raises UserError when the store cannot be used from this node."""
+        self.store = Store(self.store_url).open()
+        if 0 < self.settings.gpus < 1:
+            cap_gpu_memory(self.settings.gpus)
+
+    def run(self, cell: Resolved, attempt: str) -> Ended:
+        """Carry one cell. What goes wrong in it is returned, not raised: not every error can be pickled."""
+        store = self.store
+        store.begin_attempt(attempt, {"cell": cell.id, "started": now(), "host": platform.node(), "device": device()})
+        with kept_log(store, f"cells/{cell.id}/logs/{attempt}.log"):
+            logging.info("%s: attempt %s of cell %s", cell.name, attempt, cell.id)
+            ended = self._carried(cell, attempt)
+            logging.info("%s%s", ended.outcome, f": {ended.reason}" if ended.reason else "")
+        record = {"outcome": ended.outcome, "reason": ended.reason, "traceback": ended.traceback}
+        store.end_attempt(attempt, {"ended": now(), **record})
+        return ended
+
+    def _carried(self, cell: Resolved, attempt: str) -> Ended:
+        try:
+            self.carry(
+                cell, self.evaluate, self.settings, self.store, attempt, self._report, self.stopping.is_set
+            )
+        except Stopped as error:
+            return Ended("stopped", one_line(error))
+        except BaseException as error:
+            traceback.print_exc()
+            final = isinstance(error, Diverged | UserError)
+            return Ended("failed", one_line(error), traceback.format_exc(), final)
+        return Ended("done")
+
+    def _report(self, event: dict[str, Any]) -> None:
+        with suppress(ray.exceptions.RayError):
+            self.board.post.remote(event)
+
+    @ray.method(concurrency_group="control")
+    def stop(self) -> None:
+        """Ask the cell that is running, and any later one, to stop at the next safe place."""
+        self.stopping.set()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def device() -> str:
+    """Name of the device cells of this process run on."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {platform.machine()}"
+
+
+def cap_gpu_memory(share: float) -> None:
+    """Keep this process to its share of the GPU's memory: to Ray a fraction is book-keeping only."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
+@contextmanager
+def kept_log(store: Store, name: str) -> Iterator[None]:
+    """Send what this process says meanwhile, C code and fatal signals included, to a file of the store.
+
+    In a folder the file grows as it is written, so that the last words of a process that dies are there; elsewhere it
+    is uploaded every UPLOAD_SECONDS and at the end.
+    """
+    if store.local:
+        os.makedirs(os.path.dirname(store.path(name)), exist_ok=True)
+        with redirected(store.path(name)):
+            yield
+        return
+    with tempfile.NamedTemporaryFile() as file, uploaded(store, name, file.name), redirected(file.name):
+        yield
+
+
+@contextmanager
+def uploaded(store: Store, name: str, path: str) -> Iterator[None]:
+    """Copy a growing file to the store again and again, and once more at the end."""
+    finished = threading.Event()
+
+    def copy() -> None:
+        with open(path, "rb") as file:
+            store.write(name, file.read())
+
+    def copy_often() -> None:
+        while not finished.wait(UPLOAD_SECONDS):
+            with suppress(Exception):  # the store may be back next time; a log is no reason to fail a cell
+                copy()
+
+    thread = threading.Thread(target=copy_often, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+        with suppress(Exception):
+            copy()
+
+
+@contextmanager
+def redirected(path: str) -> Iterator[None]:
+    """Append stdout, stderr (their file descriptors, too) and Python's logging to a file."""
+    python = sys.stdout, sys.stderr
+    for stream in python:
+        stream.flush()
+    kept = os.dup(1), os.dup(2)
+    root = logging.getLogger()
+    level = root.level
+    with open(path, "a", buffering=1, errors="backslashreplace") as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = file
+            root.addHandler(handler)
+            root.setLevel(logging.INFO)
+            faulthandler.enable(file)
+            yield
+        finally:
+            faulthandler.disable()
+            root.removeHandler(handler)
+            root.setLevel(level)
+            sys.stdout, sys.stderr = python
+            for descriptor, original in zip((1, 2), kept):
+                os.dup2(original, descriptor)
+                os.close(original)
