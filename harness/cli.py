@@ -36,6 +36,7 @@ def main() -> None:
     """Entry point: UserError becomes one line and exit status 2."""
     from harness.errors import UserError
 
+    sys.path.insert(0, "")  # so that `mypackage.mytask:MyTask` is found in the folder the command is given in
     try:
         app()
     except UserError as error:

@@ -30,6 +30,7 @@ Carry = Callable[
 """What does the work of a cell: `harness.work.run_cell`, or something of its signature."""
 
 UPLOAD_SECONDS = 15.0
+log = logging.getLogger("lengthwise")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,6 @@ class Board:
         return events
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
 class Worker:
     """One process that takes cells one after another. `stop` is answered while `run` is busy."""
 
@@ -77,18 +77,16 @@ class Worker:
         store = self.store
         store.begin_attempt(attempt, {"cell": cell.id, "started": now(), "host": platform.node(), "device": device()})
         with kept_log(store, f"cells/{cell.id}/logs/{attempt}.log"):
-            logging.info("%s: attempt %s of cell %s", cell.name, attempt, cell.id)
+            log.info("%s: attempt %s of cell %s", cell.name, attempt, cell.id)
             ended = self._carried(cell, attempt)
-            logging.info("%s%s", ended.outcome, f": {ended.reason}" if ended.reason else "")
+            log.info("%s%s", ended.outcome, f": {ended.reason}" if ended.reason else "")
         record = {"outcome": ended.outcome, "reason": ended.reason, "traceback": ended.traceback}
         store.end_attempt(attempt, {"ended": now(), **record})
         return ended
 
     def _carried(self, cell: Resolved, attempt: str) -> Ended:
         try:
-            self.carry(
-                cell, self.evaluate, self.settings, self.store, attempt, self._report, self.stopping.is_set
-            )
+            self.carry(cell, self.evaluate, self.settings, self.store, attempt, self._report, self.stopping.is_set)
         except Stopped as error:
             return Ended("stopped", one_line(error))
         except BaseException as error:
@@ -105,6 +103,10 @@ class Worker:
     def stop(self) -> None:
         """Ask the cell that is running, and any later one, to stop at the next safe place."""
         self.stopping.set()
+
+
+WorkerActor: Any = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(Worker)
+BoardActor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
 
 
 def now() -> str:

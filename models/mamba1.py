@@ -103,7 +103,7 @@ class Mamba1(Backbone):
     """Mamba-1, a selective state-space model; its state has a fixed size."""
 
     sizes = {
-        "tiny": Mamba1Options(d_model=64, layers=3, d_state=8),
+        "tiny": Mamba1Options(d_model=64, layers=2, d_state=8),
         "paper": Mamba1Options(d_model=768, layers=24),
     }
 

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-CHUNK = 64
-"""Tokens that are related to each other by a matrix; between chunks a state is carried."""
-
-
 def ssd(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None = None, chunk: int = CHUNK
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None = None, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """h_t = exp(delta_t A) h_(t-1) + delta_t x_t B_t, y_t = C_t h_t, where A is one number per head.
 
     x: [batch, T, heads, P]; delta: [batch, T, heads]; A: [heads]; B, C: [batch, T, N], shared by the heads; state:
-    [batch, heads, P, N], None for zeros. A token with delta 0 leaves the state as it is. Returns y [batch, T, heads, P]
-    and the last state.
+    [batch, heads, P, N], None for zeros. A token with delta 0 leaves the state as it is. Tokens of a chunk are related
+    to each other by a matrix, and between chunks a state is carried; by default a chunk is as long as makes matrices and
+    states together smallest. Returns y [batch, T, heads, P] and the last state.
     """
     batch, length, heads, size = x.shape
-    chunk = min(chunk, length)
+    chunk = min(chunk or isqrt(size * B.shape[2]), length)
     if state is None:
         state = x.new_zeros(batch, heads, size, B.shape[2])
     x, delta, B, C = (_cut(tensor, chunk) for tensor in (x * delta[..., None], delta, B, C))
     # Differences of running sums cancel; in float64 they are exact to float32's rounding.
     decay = (delta * A).double().cumsum(2).transpose(2, 3)  # [batch, chunks, heads, chunk]
-    weights = (C @ B.transpose(2, 3)).unsqueeze(2) * _Between.apply(decay, x.dtype)
+    weights = _Weights.apply(C @ B.transpose(2, 3), decay)
     x = x.transpose(2, 3)  # [batch, chunks, heads, chunk, P]
     within = weights @ x
     to_end = (decay[..., -1:] - decay).exp().to(x.dtype)
@@ -46,26 +44,29 @@ def ssd_step(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: T
     return torch.einsum("bhpn,bn->bhp", state, C), state
 
 
-class _Between(torch.autograd.Function):
-    """exp(decay_i - decay_j) for i >= j, else 0: [.., Q] float64 -> [.., Q, Q] in `dtype`.
+class _Weights(torch.autograd.Function):
+    """scores_ij exp(decay_i - decay_j) for i >= j, else 0, for each head.
 
-    Written by hand because autograd would keep and pass through several tensors of that size, some in float64.
+    scores: [batch, chunks, Q, Q]; decay: float64 [batch, chunks, heads, Q]. Written by hand because autograd would keep
+    and pass through several tensors of the result's size, some of them in float64.
     """
 
     @staticmethod
-    def forward(ctx: Any, decay: Tensor, dtype: torch.dtype) -> Tensor:
-        between = (decay[..., :, None] - decay[..., None, :]).to(dtype)
+    def forward(ctx: Any, scores: Tensor, decay: Tensor) -> Tensor:
+        between = (decay[..., :, None] - decay[..., None, :]).to(scores.dtype)
         later = torch.ones(between.shape[-2:], dtype=torch.bool, device=decay.device).triu(1)
-        result = between.masked_fill_(later, -torch.inf).exp_()
-        ctx.save_for_backward(result)
-        return result
+        between = between.masked_fill_(later, -torch.inf).exp_()
+        ctx.save_for_backward(scores, between)
+        return scores.unsqueeze(2) * between
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (result,) = ctx.saved_tensors
-        through = grad * result
-        return (through.sum(-1) - through.sum(-2)).double(), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        scores, between = ctx.saved_tensors
+        through = grad * between
+        grad_scores = through.sum(2)
+        through.mul_(scores.unsqueeze(2))
+        return grad_scores, (through.sum(-1) - through.sum(-2)).double()
 
 
 def _cut(tensor: Tensor, chunk: int) -> Tensor:

@@ -52,7 +52,7 @@ def test_every_architecture_has_a_variant():
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_training_learns_what_needs_memory(architecture):
-    """Each token is that of two before: known only to a model whose memory works and whose gradients reach everything."""
+    """Each token is that of two before: only a model whose memory works and gets gradients knows it."""
     torch.set_num_threads(1)
     model = build(architecture, "tiny", 8, VARIANTS[architecture][1], seed=0).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)

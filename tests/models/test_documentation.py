@@ -43,7 +43,7 @@ def test_the_test_of_the_page_runs_the_same_checks():
 
 def test_options_and_revision_of_an_import_path():
     assert full_options(NAME, "tiny", {"d_model": 192}) == ({"d_model": 192}, 1)
-    with pytest.raises(ValueError, match="unknown option of mypackage.mymodel:MyModel 'd_modle'"):
+    with pytest.raises(ValueError, match=r"unknown option of mypackage.mymodel:MyModel 'd_modle'"):
         build(NAME, "tiny", 16, {"d_modle": 3})
 
 

@@ -1,0 +1,80 @@
+"""The Ray cluster a grid runs on: starting or joining one, the room it has, and signals that ask to stop."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from harness.config import Run
+from harness.errors import UserError, one_line
+
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Of a Ray started here. Cells pass through the results store, so Ray's own holds next to nothing."""
+
+
+class Stop:
+    """Counts requests to stop: one stops at the next safe place, two at once."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def __call__(self, *signal: object) -> None:
+        self.requests += 1
+
+
+@contextmanager
+def catching(stop: Stop) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into requests to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[bool]:
+    """A Ray to work on; whether it was started here. If so it is ended here, else it goes on."""
+    if ray.is_initialized():
+        yield False
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("http"):
+        raise UserError(
+            f"Ray address {address!r} is a dashboard's, for `ray job submit`; to join give HOST:PORT or auto"
+        )
+    local: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address or "local", log_to_driver=False, logging_level="WARNING", **({} if address else local))
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        raise UserError(f"Ray at {address or 'this machine'} cannot be used: {one_line(error)}") from error
+    try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # ray.init put its own there, which exits at once
+        yield not address
+    finally:
+        ray.shutdown()
+
+
+def room(nodes: Iterable[Mapping[str, Any]], run: Run) -> int:
+    """How many workers fit on the living nodes of a cluster that has nothing else to do."""
+
+    def fits(resources: Mapping[str, float]) -> int:
+        cpus = resources.get("CPU", 0.0) / run.cpus
+        gpus = resources.get("GPU", 0.0) / run.gpus if run.gpus else math.inf
+        return math.floor(min(cpus, gpus) + 1e-9)
+
+    return sum(fits(node["Resources"]) for node in nodes if node["Alive"])

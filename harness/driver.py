@@ -1,0 +1,363 @@
+"""Drives a grid on Ray: hands out cells to a pool of worker actors, counts attempts, replaces what is lost."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+
+from harness.cluster import Stop, catching, cluster, room
+from harness.config import Run
+from harness.errors import UserError, one_line
+from harness.grid import Grid, Resolved
+from harness.progress import Progress
+from harness.store import Store
+from harness.work import Missing, missing, run_cell
+from harness.worker import BoardActor, Carry, Ended, WorkerActor, now
+
+if TYPE_CHECKING:
+    from harness.tracking import Tracker
+
+POLL_SECONDS = 0.2
+LOOK_SECONDS = 10.0
+"""How often the cluster is asked how many workers it has room for."""
+PAUSE_SECONDS = 2.0
+"""No new worker for so long after one could not start."""
+
+
+@dataclass
+class Outcome:
+    """How a grid ended."""
+
+    done: int = 0
+    """Cells that are finished, those of earlier runs included."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """`ID (name)` of a cell -> why its last attempt failed."""
+    stopped: int = 0
+    """Cells left unfinished because the run was asked to stop."""
+
+
+@dataclass
+class Tries:
+    """Attempts that ended badly: by an error of their own, and because the worker or its node was lost."""
+
+    failed: int = 0
+    lost: int = 0
+
+    def spent(self, ended: Ended, run: Run) -> bool:
+        """Count one more; whether it was the last one allowed."""
+        if ended.outcome == "lost":
+            self.lost += 1
+            return self.lost >= run.lost_attempts
+        self.failed += 1
+        return ended.final or self.failed >= run.attempts
+
+
+@dataclass
+class Task:
+    cell: Resolved
+    tries: Tries = field(default_factory=Tries)
+
+
+@dataclass
+class Slot:
+    """A worker and what it is doing."""
+
+    worker: Any
+    answer: Any
+    """What Ray will answer with: that the worker is ready, or how its cell ended. None: the worker is idle."""
+    task: Task | None = None
+    """None while it starts, or is idle."""
+    attempt: str = ""
+    cells: int = 0
+
+
+def run_grid(
+    grid: Grid,
+    store: Store,
+    *,
+    address: str | None = None,
+    tracker: Tracker | None = None,
+    console: Console | None = None,
+    carry: Carry = run_cell,
+) -> Outcome:
+    """Train and evaluate what the store lacks of a grid, on a Ray started here or on the one at `address`.
+
+    Without `address`, RAY_ADDRESS says which cluster to join; inside a submitted job it is the job's own. Failed cells
+    stop nothing; cells that an earlier run gave up are tried again. SIGINT and SIGTERM stop cleanly: what runs is
+    checkpointed. Raises UserError when the cluster cannot be joined or has no room.
+    """
+    console = console or Console()
+    todo = {cell.id: missing(cell, grid.file.evaluate, store) for cell in grid.cells}
+    tasks = [Task(cell) for cell in longest_first(grid.cells, todo) if todo[cell.id]]
+    outcome = Outcome(done=len(grid.cells) - len(tasks))
+    progress = Progress(console, len(tasks), outcome.done)
+    if tracker is not None:
+        tracker.begin(grid, progress.say)
+    if not tasks:
+        progress.say(f"all {outcome.done} cells are done already")
+        return outcome
+    attempts = store.attempts({task.cell.id for task in tasks})
+    again = given_up(attempts)
+    if again:
+        progress.say(f"{again} cells failed in an earlier run and are tried again")
+    stop = Stop()
+    with catching(stop), cluster(address) as alone, progress:
+        if alone and not room(ray.nodes(), grid.file.run):
+            raise UserError(f"this machine has no room for {worker_shape(grid.file.run)}")
+        waiting, open_attempts = deque(tasks), unfinished(attempts)
+        Driver(grid, store, waiting, open_attempts, outcome, progress, tracker, stop, carry).drive()
+    return outcome
+
+
+def longest_first(cells: Iterable[Resolved], todo: Mapping[str, Missing]) -> list[Resolved]:
+    """Cells in the order that ends soonest: by a crude measure of the training they need, longest first."""
+
+    def work(cell: Resolved) -> int:
+        recipe = cell.config.train
+        return recipe.steps * recipe.batch * recipe.max_length if todo[cell.id].training else 0
+
+    return sorted(cells, key=work, reverse=True)
+
+
+def given_up(attempts: Iterable[Mapping[str, Any]]) -> int:
+    """Cells whose last attempt failed."""
+    last = {attempt["cell"]: attempt["outcome"] for attempt in attempts}
+    return sum(outcome == "failed" for outcome in last.values())
+
+
+def unfinished(attempts: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Cell -> its attempts that never said how they ended."""
+    found: dict[str, list[str]] = {}
+    for attempt in attempts:
+        if attempt["outcome"] == "running":
+            found.setdefault(attempt["cell"], []).append(attempt["attempt"])
+    return found
+
+
+def worker_shape(run: Run) -> str:
+    return f"a worker of run.cpus = {run.cpus:g} and run.gpus = {run.gpus:g}"
+
+
+def attempt_id() -> str:
+    """Sorts by time; random enough that two drivers never agree on one."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
+
+
+def refuse_relative_store(url: str) -> None:
+    """Raise UserError when a submitted job would put its results into its scratch folder."""
+    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if inside_job and "://" not in url and not os.path.isabs(url):
+        raise UserError(
+            f"--store {url!r}: inside a submitted job a relative path is a scratch folder that is thrown away; "
+            "give an absolute path that every node sees, or a URL (s3://, gs://)"
+        )
+
+
+@dataclass
+class Driver:
+    """The loop over workers. Everything it knows that matters is in the store, so it may die at any time."""
+
+    grid: Grid
+    store: Store
+    waiting: deque[Task]
+    unfinished: dict[str, list[str]]
+    outcome: Outcome
+    progress: Progress
+    tracker: Tracker | None
+    stop: Stop
+    carry: Carry
+
+    def __post_init__(self) -> None:
+        self.settings = self.grid.file.run
+        self.slots: list[Slot] = []
+        self.starts = Tries()
+        self.fitting, self.look_again, self.hire_again = 0, 0.0, 0.0
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self.board = BoardActor.options(scheduling_strategy=here).remote()
+        self.news = self.board.take.remote()
+
+    @property
+    def busy(self) -> list[Slot]:
+        return [slot for slot in self.slots if slot.task is not None]
+
+    def drive(self) -> None:
+        """Work until nothing is left to do, or the run is asked to stop."""
+        try:
+            while (self.waiting or self.busy) and not self.stop.requests:
+                self._hire()
+                self._assign()
+                self._turn()
+            if self.stop.requests:
+                self._wind_down()
+        finally:
+            for slot in list(self.slots):
+                self._dismiss(slot)
+            ray.kill(self.board)
+
+    def _turn(self) -> None:
+        """Wait a moment for an answer, and hear the news."""
+        answers = {slot.answer: slot for slot in self.slots if slot.answer is not None}
+        if answers:
+            ready, _ = ray.wait(list(answers), timeout=POLL_SECONDS)
+            for answer in ready:
+                self._heard(answers[answer])
+        else:
+            time.sleep(POLL_SECONDS)
+        self._read_board()
+        self.progress.tick()
+
+    # workers ---------------------------------------------------------------------------------------------------
+
+    def _hire(self) -> None:
+        """Bring the pool up to what the cluster has room for and the remaining cells need."""
+        if time.monotonic() >= self.look_again:
+            self._look()
+        wanted = min(max(1, self.settings.workers or self.fitting), len(self.waiting) + len(self.busy))
+        while len(self.slots) < wanted and time.monotonic() >= self.hire_again:
+            worker = WorkerActor.options(**self._shape()).remote(
+                self.store.url, self.grid.file.evaluate, self.settings, self.carry, self.board
+            )
+            self.slots.append(Slot(worker, worker.ready.remote()))
+
+    def _look(self) -> None:
+        """Ask the cluster for its room; nodes come and go."""
+        first, self.look_again = not self.look_again, time.monotonic() + LOOK_SECONDS
+        self.fitting = room(ray.nodes(), self.settings)
+        if first and not self.fitting:
+            self.progress.say(f"no node has room for {worker_shape(self.settings)} yet; waiting for one that has")
+
+    def _shape(self) -> dict[str, Any]:
+        """Resources and environment of a worker."""
+        threads = max(cell.config.threads for cell in self.grid.cells)
+        environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        if not self.settings.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all GPUs visible to actors that asked for none
+        shape = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus}
+        return {**shape, "runtime_env": {"env_vars": environment}}
+
+    def _dismiss(self, slot: Slot) -> None:
+        self.slots.remove(slot)
+        ray.kill(slot.worker)
+
+    # cells -----------------------------------------------------------------------------------------------------
+
+    def _assign(self) -> None:
+        for slot in self.slots:
+            if slot.answer is None and self.waiting:
+                slot.task, slot.attempt = self.waiting.popleft(), attempt_id()
+                self._bury(slot.task.cell.id, slot.attempt)
+                slot.answer = slot.worker.run.remote(slot.task.cell, slot.attempt)
+                self.progress.started(slot.task.cell)
+                if self.tracker is not None:
+                    self.tracker.started(slot.task.cell)
+
+    def _bury(self, cell: str, successor: str) -> None:
+        """End the attempts at a cell that a driver which died left open: a new one takes their place."""
+        for attempt in self.unfinished.pop(cell, []):
+            reason = f"nothing was heard of it when attempt {successor} began"
+            self.store.end_attempt(attempt, {"ended": now(), "outcome": "lost", "reason": reason})
+
+    def _heard(self, slot: Slot) -> None:
+        """A worker is ready, has ended its cell, or is gone."""
+        try:
+            ended = ray.get(slot.answer) or Ended("ready")
+        except RayTaskError as error:
+            ended = Ended("failed", one_line(error.cause), str(error), isinstance(error.cause, UserError))
+        except RayError as error:
+            ended = Ended("lost", one_line(error))
+        task, attempt, slot.answer, slot.task = slot.task, slot.attempt, None, None
+        slot.cells += task is not None
+        if ended.outcome in ("failed", "lost") or slot.cells >= self.settings.renew_after:
+            self._dismiss(slot)
+        if task is not None:
+            self._settle(task, attempt, ended)
+        elif ended.outcome == "ready":
+            self.starts = Tries()
+        else:
+            self._not_started(ended)
+
+    def _settle(self, task: Task, attempt: str, ended: Ended) -> None:
+        """What becomes of a cell whose attempt has ended."""
+        if ended.outcome == "lost":
+            self._record(task, attempt, ended)
+        if ended.outcome in ("failed", "lost"):
+            if not task.tries.spent(ended, self.settings):
+                self.progress.ended(task.cell, "waiting")
+                self.waiting.appendleft(task)
+                return
+            self._fail(task, ended)
+        elif ended.outcome == "done":
+            self.outcome.done += 1
+            self._tell(task.cell, "done")
+        else:
+            self.outcome.stopped += 1
+            self._tell(task.cell, "stopped")
+
+    def _record(self, task: Task, attempt: str, ended: Ended) -> None:
+        """Write for a worker that could not."""
+        self.store.begin_attempt(attempt, {"cell": task.cell.id, "started": now()})
+        record = {"outcome": ended.outcome, "reason": ended.reason, "traceback": ended.traceback}
+        self.store.end_attempt(attempt, {"ended": now(), **record})
+
+    def _fail(self, task: Task, ended: Ended) -> None:
+        self.outcome.failed[f"{task.cell.id} ({task.cell.name})"] = ended.reason or ended.outcome
+        self._tell(task.cell, "failed")
+
+    def _tell(self, cell: Resolved, outcome: str) -> None:
+        self.progress.ended(cell, outcome)
+        if self.tracker is not None:
+            self.tracker.ended(cell, outcome)
+
+    def _not_started(self, ended: Ended) -> None:
+        """A worker could not start. When that goes on, nothing that waits can be done."""
+        self.hire_again = time.monotonic() + PAUSE_SECONDS
+        if self.starts.spent(ended, self.settings):
+            while self.waiting:
+                task = self.waiting.popleft()
+                self._record(task, attempt_id(), ended)
+                self._fail(task, ended)
+
+    # the end, and the news -------------------------------------------------------------------------------------
+
+    def _wind_down(self) -> None:
+        """Let running cells save what they have, for as long as a checkpoint may take to come; then end them."""
+        self.progress.say("stopping: running cells save what they have (once more: stop at once)")
+        for slot in self.busy:
+            slot.worker.stop.remote()
+        patience = time.monotonic() + self.settings.checkpoint_seconds
+        while self.busy and time.monotonic() < patience and self.stop.requests < 2:
+            self._turn()
+        for slot in self.busy:
+            assert slot.task is not None
+            reason = f"did not stop within {self.settings.checkpoint_seconds:g} s and was ended"
+            self._record(slot.task, slot.attempt, Ended("stopped", reason))
+            self._settle(slot.task, slot.attempt, Ended("stopped", reason))
+        self.outcome.stopped += len(self.waiting)
+        for task in self.waiting:
+            if task.tries != Tries():
+                self._tell(task.cell, "stopped")
+
+    def _read_board(self) -> None:
+        ready, _ = ray.wait([self.news], timeout=0)
+        if not ready:
+            return
+        try:
+            events = ray.get(self.news)
+        except RayError:  # it starts anew by itself; what it had was only for looking at
+            events = []
+        self.news = self.board.take.remote()
+        for event in events:
+            self.progress.heard(event)
+            if self.tracker is not None:
+                self.tracker.heard(event)
