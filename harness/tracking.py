@@ -26,7 +26,7 @@ from harness.config import Evaluate
 from harness.errors import UserError, one_line
 from harness.grid import Grid, Resolved
 from harness.store import Store
-from harness.work import _shares as shares
+from harness.work import shares
 
 EXPERIMENT = "lengthwise"
 GRID, CELL, STORE = "lengthwise.grid", "lengthwise.cell", "lengthwise.store"

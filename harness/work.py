@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -293,23 +292,31 @@ class _Notifier:
     ) -> None:
         event: dict[str, Any] = {"cell": self.cell, "phase": "evaluating", "points_done": done, "points": total}
         if point is not None and rows:
-            event["point"] = {"length": point.length, "stress": point.stress, **_shares(rows)}
+            event["point"] = {"length": point.length, "stress": point.stress, **shares(rows)}
         self.report(event)
 
 
-def _shares(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What there is to say of a point in one line."""
+def shares(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What there is to say of a point in one line, null columns left out of the means.
 
-    def share(values: list[Any]) -> float | None:
-        known = [float(value) for value in values if value is not None]
-        return sum(known) / len(known) if known else None
-
-    # Beyond the last rollout only exact problems have a known answer: counting those would flatter the model.
-    answers = list(takewhile(lambda value: value is not None, (row["answer_right"] for row in rows)))
+    `answer_right`: the diverged problems that were rolled out stand for all that diverged, since those that were not
+    are all among the diverged; None when some diverged and none was rolled out. `answer_n`: answers known.
+    """
+    known = [row for row in rows if row["answer_right"] is not None]
+    rolled = [float(row["answer_right"]) for row in known if row["exact"] is False]
+    settled = [float(row["answer_right"]) for row in known if row["exact"] is not False]
+    diverged = sum(row["exact"] is False for row in rows)
+    answer = None
+    if known and (rolled or not diverged):
+        answer = (sum(settled) + diverged * (_mean(rolled) or 0.0)) / (len(settled) + diverged)
     return {
         "n": len(rows),
-        "exact": share([row["exact"] for row in rows]),
-        "answer_right": share(answers),
-        "answer_n": len(answers),
-        "token_accuracy": share([row["token_accuracy"] for row in rows]),
+        "exact": _mean([float(row["exact"]) for row in rows if row["exact"] is not None]),
+        "answer_right": answer,
+        "answer_n": len(known),
+        "token_accuracy": _mean([row["token_accuracy"] for row in rows if row["token_accuracy"] is not None]),
     }
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

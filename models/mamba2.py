@@ -94,7 +94,7 @@ class Mamba2(Backbone):
     """Mamba-2, a state-space model in matrix form; its state has a fixed size."""
 
     sizes = {
-        "tiny": Mamba2Options(d_model=64, layers=2, d_state=32, head_size=32),
+        "tiny": Mamba2Options(d_model=96, layers=2, d_state=16, head_size=32),
         "paper": Mamba2Options(d_model=768, layers=24),
     }
 

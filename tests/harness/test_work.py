@@ -9,7 +9,7 @@ from harness.config import Evaluate, Run
 from harness.errors import Stopped, UserError
 from harness.grid import resolve
 from harness.store import Store
-from harness.work import load_model, missing, run_cell
+from harness.work import load_model, missing, run_cell, shares
 
 TRAIN = {"max_length": 2, "steps": 20, "batch": 16, "validation": 8}
 EVALUATE = Evaluate(lengths=[1, 2, 4], problems=6, stress=["carries"], rollout_max=2)
@@ -189,3 +189,21 @@ def test_loaded_weights_are_the_trained_ones(store):
     )
     published = json.loads(store.read(f"cells/{cell().id}/published.json"))
     assert published["parameters"] == sum(parameter.numel() for parameter in loaded.parameters())
+
+
+def test_rolled_out_problems_stand_for_all_that_diverged():
+    def row(exact, right):
+        return {"exact": exact, "answer_right": right, "token_accuracy": 1.0}
+
+    mixed = [row(True, True)] * 4 + [row(False, True), row(False, False)] + [row(False, None)] * 2
+    assert shares(mixed)["answer_right"] == (4 + 4 * 0.5) / 8
+    assert shares(mixed)["answer_n"] == 6
+    assert shares([row(False, None)] * 3)["answer_right"] is None
+    assert shares([row(True, True)] * 3)["answer_right"] == 1.0
+    assert shares([row(None, True), row(None, False)]) == {
+        "n": 2,
+        "exact": None,
+        "answer_right": 0.5,
+        "answer_n": 2,
+        "token_accuracy": 1.0,
+    }

@@ -1,0 +1,392 @@
+"""The driver: a pool of workers, retries counted apart, nothing lost, whoever dies."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from rich.console import Console
+
+from harness import driver
+from harness.cluster import cluster, room
+from harness.config import Cell, Evaluate, GridFile, Run
+from harness.driver import longest_first, refuse_relative_store, run_grid
+from harness.errors import Diverged, Stopped, UserError
+from harness.grid import Grid, Resolved, evaluation_id
+from harness.progress import Progress, clock
+from harness.store import Extent, Store
+from harness.work import missing
+
+EVALUATE = Evaluate(lengths=(1, 2))
+MEMORY = 200 * 2**20
+
+
+def finish(cell, evaluate, store):
+    """Put into the store what a finished cell leaves there."""
+    checkpoint = "0" * 32
+    store.create(f"cells/{cell.id}/published.json", json.dumps({"checkpoint": checkpoint}).encode())
+    for gap in missing(cell, evaluate, store).points:
+        where = (checkpoint, evaluation_id(evaluate), gap.length, gap.stress, gap.start, gap.stop)
+        store.write_rows(cell.id, Extent(*where), [])
+
+
+def scripted(cell, evaluate, run, store, attempt, report, stop):
+    """Work that does what the name of its cell says."""
+    tries = len(store.attempts({cell.id}))
+    seen = {"pid": os.getpid(), "environment": {name: os.environ.get(name) for name in WATCHED}}
+    store.write(f"seen/{cell.id}/{attempt}.json", json.dumps(seen).encode())
+    print("printed by", cell.name, flush=True)
+    os.write(2, b"written by C\n")
+    report({"cell": cell.id, "phase": "training", "step": 1, "steps": 2, "loss": 0.5, "curve": [{"step": 1}]})
+    action = cell.name.split()[0]
+    if action == "die" or (action == "die-once" and tries == 1):
+        os._exit(1)
+    if action == "raise":
+        raise RuntimeError(f"boom in {cell.id}")
+    if action == "diverge":
+        raise Diverged("loss nan")
+    if action == "misuse":
+        raise UserError("no such thing")
+    if action == "wait":
+        while not stop():
+            time.sleep(0.05)
+        raise Stopped("asked to")
+    finish(cell, evaluate, store)
+
+
+WATCHED = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store")).open(create=True)
+
+
+@pytest.fixture(scope="module")
+def two_cpus():
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init("local", num_cpus=2, object_store_memory=MEMORY, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def grid_of(*names, **run):
+    file = GridFile(name="g", axes={"seed": [0]}, evaluate=EVALUATE, run=Run(**run))
+    return Grid(file, "", [Resolved(f"{index:02}", name, Cell()) for index, name in enumerate(names)])
+
+
+def drive(grid, store, **more):
+    console = Console(file=io.StringIO(), width=200)
+    outcome = run_grid(grid, store, console=console, carry=scripted, **more)
+    return outcome, console.file.getvalue()
+
+
+def outcomes(store, cell):
+    return [attempt["outcome"] for attempt in store.attempts({cell})]
+
+
+def seen(store, cell):
+    return [json.loads(store.read(f"seen/{cell}/{name}")) for name in store.names(f"seen/{cell}")]
+
+
+class Recorder:
+    """A tracker that only remembers."""
+
+    def __init__(self):
+        self.events = []
+
+    def begin(self, grid, say):
+        self.events.append("begin")
+
+    def started(self, cell):
+        self.events.append(("started", cell.id))
+
+    def heard(self, event):
+        self.events.append(("heard", event["cell"], event["step"]))
+
+    def ended(self, cell, outcome):
+        self.events.append(("ended", cell.id, outcome))
+
+
+@pytest.mark.ray
+def test_a_pool_of_workers_runs_many_cells(two_cpus, store):
+    grid, tracker = grid_of(*["good"] * 12), Recorder()
+    outcome, text = drive(grid, store, tracker=tracker)
+    assert (outcome.done, outcome.failed, outcome.stopped) == (12, {}, 0)
+    assert "12 done" in text
+    assert not any(missing(cell, EVALUATE, store) for cell in grid.cells)
+    records = [record for cell in grid.cells for record in seen(store, cell.id)]
+    assert len(records) == 12
+    assert len({record["pid"] for record in records}) == 2
+    assert records[0]["environment"] == {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    attempts = store.attempts()
+    assert len(attempts) == 12
+    assert all(record["outcome"] == "done" and record["ended"] and record["host"] for record in attempts)
+    assert all(record["device"].startswith("cpu") for record in attempts)
+    assert [attempt["attempt"] for attempt in attempts] == sorted(attempt["attempt"] for attempt in attempts)
+    assert tracker.events[0] == "begin"
+    for cell in grid.cells:
+        assert tracker.events.index(("started", cell.id)) < tracker.events.index(("ended", cell.id, "done"))
+    assert any(event[0] == "heard" for event in tracker.events)
+
+
+@pytest.mark.ray
+def test_troubles_are_told_apart_and_stop_nobody_else(two_cpus, store):
+    names = ["good", "die-once", "raise", "diverge", "misuse", "die", "good"]
+    grid = grid_of(*names, attempts=2, lost_attempts=3)
+    outcome, _ = drive(grid, store)
+    ends = {name: outcomes(store, cell.id) for name, cell in zip(names, grid.cells)}
+    assert ends == {
+        "good": ["done"],
+        "die-once": ["lost", "done"],
+        "raise": ["failed", "failed"],
+        "diverge": ["failed"],
+        "misuse": ["failed"],
+        "die": ["lost", "lost", "lost"],
+    }
+    assert (outcome.done, outcome.stopped) == (3, 0)
+    reasons = {key.split("(")[1].rstrip(")"): reason for key, reason in outcome.failed.items()}
+    assert reasons.keys() == {"raise", "diverge", "misuse", "die"}
+    assert reasons["raise"] == "RuntimeError: boom in 02"
+    assert reasons["diverge"] == "Diverged: loss nan"
+    assert reasons["misuse"].startswith("UserError")
+    assert "ActorDiedError" in reasons["die"]
+    failed = store.attempts({"02"})[0]
+    assert "raise RuntimeError" in failed["traceback"]
+    pids = {record["pid"] for cell in grid.cells for record in seen(store, cell.id)}
+    assert len(pids) >= 9  # an attempt that ends badly ends its worker: two survive seven such attempts
+    for cell in ("02", "05"):  # one that failed, one whose process died without a word
+        for name in store.names(f"cells/{cell}/logs"):
+            log = store.read(f"cells/{cell}/logs/{name}").decode()
+            assert f"printed by {grid.cells[int(cell)].name}" in log
+            assert "written by C" in log
+    assert "boom" in store.read(f"cells/02/logs/{failed['attempt']}.log").decode()
+
+    _, text = drive(grid, store)
+    assert "3 cells failed in an earlier run and are tried again" in text
+    assert outcomes(store, "02") == ["failed"] * 4
+    assert outcomes(store, "00") == ["done"]
+
+
+@pytest.mark.ray
+def test_workers_are_renewed(two_cpus, store):
+    grid = grid_of(*["good"] * 5, renew_after=2, workers=1)
+    assert drive(grid, store)[0].done == 5
+    pids = [seen(store, cell.id)[0]["pid"] for cell in grid.cells]
+    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
+
+
+@pytest.mark.ray
+def test_attempts_a_dead_driver_left_open_are_ended(two_cpus, store):
+    store.begin_attempt("20200101T000000-dead", {"cell": "00", "started": "2020-01-01T00:00:00+00:00"})
+    store.begin_attempt("20200101T000000-else", {"cell": "xx", "started": "2020-01-01T00:00:00+00:00"})
+    drive(grid_of("good"), store)
+    assert outcomes(store, "00") == ["lost", "done"]
+    assert "nothing was heard" in store.attempts({"00"})[0]["reason"]
+    assert outcomes(store, "xx") == ["running"]
+
+
+@pytest.mark.ray
+def test_a_store_that_workers_cannot_use_fails_the_cells(two_cpus, store, monkeypatch):
+    monkeypatch.setattr(store, "url", "/nowhere/to/be/found")
+    outcome, _ = drive(grid_of("good", "good", workers=1), store)
+    assert outcome.done == 0
+    assert len(outcome.failed) == 2
+    assert all(reason.startswith("UserError: store '/nowhere/to/be/found'") for reason in outcome.failed.values())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_lost_node_costs_an_attempt_only(store):
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY})
+    doomed = nodes.add_node(num_cpus=1, object_store_memory=MEMORY)
+    ray.init(nodes.address, log_to_driver=False)
+
+    class Reaper(Recorder):
+        def heard(self, event):
+            if not self.events:
+                self.events.append("node removed")
+                nodes.remove_node(doomed, allow_graceful=False)
+                nodes.add_node(num_cpus=1, object_store_memory=MEMORY)
+
+    def slow_once(cell, evaluate, run, store, attempt, report, stop):
+        report({"cell": cell.id, "phase": "training", "step": 1, "steps": 2, "loss": 0.5, "curve": [{"step": 1}]})
+        if len(store.attempts({cell.id})) == 1:
+            time.sleep(600)
+        finish(cell, evaluate, store)
+
+    try:
+        reaper = Reaper()
+        reaper.begin = reaper.started = reaper.ended = lambda *arguments: None
+        console = Console(file=io.StringIO())
+        outcome = run_grid(grid_of("node"), store, console=console, carry=slow_once, tracker=reaper)
+        assert outcome.done == 1
+        assert outcomes(store, "00") == ["lost", "done"]
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+REAL = """
+name: real
+base: {architecture: gru, train: {max_length: 3, steps: 500, batch: 128, validation: 8}}
+axes: {seed: [0, 1]}
+evaluate: {lengths: [1, 2], problems: 3}
+run: {workers: 1, checkpoint_seconds: 1}
+"""
+
+
+@pytest.mark.ray
+def test_killed_then_interrupted_then_finished(tmp_path):
+    """SIGKILL mid training, Ctrl-C mid training, and the third run finishes both cells from where they were."""
+    (tmp_path / "real.yaml").write_text(REAL)
+    store = Store(str(tmp_path / "store"))
+    command = [sys.executable, "-m", "harness", "run", "real.yaml", "--store", "store", "--no-mlflow"]
+
+    def start():
+        output = open(tmp_path / "output", "w")  # noqa: SIM115
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        return subprocess.Popen(
+            command, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True, env=environment
+        )
+
+    def until_in_training(process, attempts):
+        while not (len(store.attempts()) >= attempts and list(Path(store.root).glob("cells/*/training.pt"))):
+            assert process.poll() is None, (tmp_path / "output").read_text()
+            time.sleep(0.1)
+
+    process = start()
+    until_in_training(process, 1)
+    process.kill()
+    process.wait()
+    assert [attempt["outcome"] for attempt in store.attempts()] == ["running"]
+
+    process = start()
+    until_in_training(process, 2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything it started, too
+    assert process.wait() == 130, (tmp_path / "output").read_text()
+    assert [attempt["outcome"] for attempt in store.attempts()] == ["lost", "stopped"]
+    assert "stopped; the same command goes on" in (tmp_path / "output").read_text()
+
+    assert start().wait() == 0
+    assert [attempt["outcome"] for attempt in store.attempts()] == ["lost", "stopped", "done", "done"]
+    first = store.attempts()[0]["cell"]
+    assert [record["step"] for record in store.curve(first)] == list(range(10, 501, 10))
+    assert not list(Path(store.root).glob("cells/*/training.pt"))
+
+
+@pytest.mark.ray
+def test_what_runs_when_asked_to_stop_is_stopped(two_cpus, store):
+    """SIGTERM arrives while one cell works: it is told, the others are left, and none counts as failed."""
+
+    class Killer(Recorder):
+        def heard(self, event):
+            if self.events.count("killed") == 0:
+                self.events.append("killed")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    outcome, text = drive(grid_of("wait", "good", "good", workers=1), store, tracker=Killer())
+    assert (outcome.done, outcome.failed, outcome.stopped) == (0, {}, 3)
+    assert outcomes(store, "00") == ["stopped"]
+    assert "stopping" in text
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_with_nothing_to_do_ray_is_not_started(store, monkeypatch):
+    grid = grid_of("good", "good")
+    for cell in grid.cells:
+        finish(cell, EVALUATE, store)
+    monkeypatch.setattr(driver, "cluster", None)  # calling it would fail
+    outcome, text = drive(grid, store)
+    assert (outcome.done, outcome.failed, outcome.stopped) == (2, {}, 0)
+    assert "all 2 cells are done already" in text
+    assert store.attempts() == []
+
+
+def test_room_counts_what_each_living_node_can_hold():
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 3.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    assert room(nodes, Run(cpus=2)) == 5
+    assert room(nodes, Run(cpus=1, gpus=0.25)) == 4
+    assert room(nodes, Run(cpus=0.1, gpus=0.1)) == 10
+    assert room(nodes, Run(cpus=16)) == 0
+
+
+def test_longest_cells_come_first():
+    grid = grid_of("a", "b", "c")
+    lengths = {"a": 5, "b": 50, "c": 20}
+    cells = [Resolved(cell.id, cell.name, Cell(train={"max_length": lengths[cell.name]})) for cell in grid.cells]
+    todo = {cell.id: missing(cell, EVALUATE, FakeStore(trained={"01"})) for cell in cells}
+    assert [cell.name for cell in longest_first(cells, todo)] == ["c", "a", "b"]  # b only needs evaluation
+
+
+class FakeStore:
+    def __init__(self, trained):
+        self.trained = trained
+
+    def published(self, cell):
+        return {"checkpoint": "0" * 32} if cell in self.trained else None
+
+    def extents(self, cell):
+        return []
+
+
+def test_a_relative_store_is_refused_inside_a_job_only(monkeypatch):
+    refuse_relative_store("results")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    refuse_relative_store("/shared/results")
+    refuse_relative_store("s3://bucket/results")
+    with pytest.raises(UserError, match="'results': inside a submitted job a relative path is a scratch folder"):
+        refuse_relative_store("results")
+
+
+def test_a_dashboard_address_is_not_one_to_join(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match="is a dashboard's"), cluster("http://127.0.0.1:8265"):
+        pass
+
+
+def test_progress_says_how_it_goes(monkeypatch):
+    at = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: at[0])
+    console = Console(file=io.StringIO(), width=200)
+    cells = grid_of("alpha", "beta", "gamma").cells
+    with Progress(console, todo=3, already_done=4) as progress:
+        for cell in cells[:2]:
+            progress.started(cell)
+        for at[0], step in ((10.0, 20), (20.0, 40)):
+            progress.heard({"cell": "00", "phase": "training", "step": step, "steps": 100, "loss": 0.25})
+        progress.heard({"cell": "99", "phase": "training", "step": 1, "steps": 2, "loss": 9.0})
+        point = {"length": 7, "exact": 0.5}
+        progress.heard({"cell": "01", "phase": "evaluating", "points_done": 1, "points": 4, "point": point})
+        progress.tick()
+        assert progress.running["00"].left(20.0) == 30.0  # 60 steps at 20 in 10 s
+        assert "0:30" in console_text(progress.render())
+    assert console.file.getvalue().split("\n")[0] == (
+        "0:20 cells: 4 done, 2 running, 1 waiting, about 0:50 left; alpha training step 40/100 loss 0.25; "
+        "beta evaluating point 1/4 length 7: 50%"
+    )
+    progress.ended(cells[0], "done")
+    progress.ended(cells[1], "failed")
+    assert progress.summary() == "0:20 cells: 5 done, 0 running, 1 waiting, 1 failed, about 0:10 left"
+    assert clock(3723) == "1:02:03"
+
+
+def console_text(shown):
+    console = Console(file=io.StringIO(), width=200)
+    console.print(shown)
+    return console.file.getvalue()
