@@ -201,48 +201,13 @@ def test_a_store_that_workers_cannot_use_fails_the_cells(two_cpus, store, monkey
     assert all(reason.startswith("UserError: store '/nowhere/to/be/found'") for reason in outcome.failed.values())
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_lost_node_costs_an_attempt_only(store):
-    from ray.cluster_utils import Cluster
-
-    ray.shutdown()
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY})
-    doomed = nodes.add_node(num_cpus=1, object_store_memory=MEMORY)
-    ray.init(nodes.address, log_to_driver=False)
-
-    class Reaper(Recorder):
-        def heard(self, event):
-            if not self.events:
-                self.events.append("node removed")
-                nodes.remove_node(doomed, allow_graceful=False)
-                nodes.add_node(num_cpus=1, object_store_memory=MEMORY)
-
-    def slow_once(cell, evaluate, run, store, attempt, report, stop):
-        report({"cell": cell.id, "phase": "training", "step": 1, "steps": 2, "loss": 0.5, "curve": [{"step": 1}]})
-        if len(store.attempts({cell.id})) == 1:
-            time.sleep(600)
-        finish(cell, evaluate, store)
-
-    try:
-        reaper = Reaper()
-        reaper.begin = reaper.started = reaper.ended = lambda *arguments: None
-        console = Console(file=io.StringIO())
-        outcome = run_grid(grid_of("node"), store, console=console, carry=slow_once, tracker=reaper)
-        assert outcome.done == 1
-        assert outcomes(store, "00") == ["lost", "done"]
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
-
-
 REAL = """
 name: real
-base: {architecture: gru, train: {max_length: 3, steps: 500, batch: 128, validation: 8}}
+base: {architecture: gru, train: {max_length: 2, steps: 150, batch: 8, validation: 8}}
 axes: {seed: [0, 1]}
+overrides: [{where: {seed: 1}, set: {train.steps: 5}}]
 evaluate: {lengths: [1, 2], problems: 3}
-run: {workers: 1, checkpoint_seconds: 1}
+run: {workers: 1, checkpoint_seconds: 0.5}
 """
 
 
@@ -281,7 +246,7 @@ def test_killed_then_interrupted_then_finished(tmp_path):
     assert start().wait() == 0
     assert [attempt["outcome"] for attempt in store.attempts()] == ["lost", "stopped", "done", "done"]
     first = store.attempts()[0]["cell"]
-    assert [record["step"] for record in store.curve(first)] == list(range(10, 501, 10))
+    assert [record["step"] for record in store.curve(first)] == list(range(10, 151, 10))
     assert not list(Path(store.root).glob("cells/*/training.pt"))
 
 
@@ -390,3 +355,39 @@ def console_text(shown):
     console = Console(file=io.StringIO(), width=200)
     console.print(shown)
     return console.file.getvalue()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_lost_node_costs_an_attempt_only(store):
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY})
+    doomed = nodes.add_node(num_cpus=1, object_store_memory=MEMORY)
+    ray.init(nodes.address, log_to_driver=False)
+
+    class Reaper(Recorder):
+        def heard(self, event):
+            if not self.events:
+                self.events.append("node removed")
+                nodes.remove_node(doomed, allow_graceful=False)
+                nodes.add_node(num_cpus=1, object_store_memory=MEMORY)
+
+    def slow_once(cell, evaluate, run, store, attempt, report, stop):
+        report({"cell": cell.id, "phase": "training", "step": 1, "steps": 2, "loss": 0.5, "curve": [{"step": 1}]})
+        if len(store.attempts({cell.id})) == 1:
+            time.sleep(600)
+        finish(cell, evaluate, store)
+
+    try:
+        reaper = Reaper()
+        reaper.begin = reaper.started = reaper.ended = lambda *arguments: None
+        console = Console(file=io.StringIO())
+        outcome = run_grid(grid_of("node"), store, console=console, carry=slow_once, tracker=reaper)
+        assert outcome.done == 1
+        assert outcomes(store, "00") == ["lost", "done"]
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
