@@ -1,4 +1,4 @@
-"""What a grid would take, and where it stands."""
+"""What a grid would take, and where it stands, as text."""
 
 from __future__ import annotations
 
@@ -85,36 +85,32 @@ def _point_tokens(task: str, setting: str, tool: str, form: str, length: int) ->
 
 
 def print_plan(grid: Grid, store: Store | None) -> None:
+    """Print what every cell still needs, and the sum."""
     estimates = [estimate(cell, grid, store) for cell in grid.cells]
-    table = Table(title=f"{grid.file.name}: {len(estimates)} cells", title_justify="left")
-    for column in ("cell", "id", "to do"):
-        table.add_column(column, overflow="fold")
-    for column in ("parameters", "training tokens", "training FLOPs", "evaluation tokens", "evaluation FLOPs"):
+    table = _table("cell", "id", "to do")
+    for column in ("parameters", "train tokens", "FLOPs", "evaluate tokens", "FLOPs"):
         table.add_column(column, justify="right")
     for item in estimates:
         numbers = (item.parameters, item.train_tokens, item.train_flops, item.evaluate_tokens, item.evaluate_flops)
-        todo = f"{len(item.todo.points)} of {item.points} points" if item.todo else "done"
-        todo = f"training, {todo}" if item.todo.training else todo
-        table.add_row(item.cell.name, item.cell.id, todo, *(f"{number:.3g}" for number in numbers))
-    console = Console()
-    console.print(table)
+        points = f"{len(item.todo.points)}/{item.points} points"
+        todo = f"train, {points}" if item.todo.training else points if item.todo else "done"
+        table.add_row(item.cell.name, item.cell.id, todo, *map(short, numbers))
+    _print(table)
     points = sum(len(item.todo.points) for item in estimates)
     training = sum(item.todo.training for item in estimates)
     tokens = sum(item.train_tokens + item.evaluate_tokens for item in estimates)
     flops = sum(item.train_flops + item.evaluate_flops for item in estimates)
     total = sum(item.points for item in estimates)
-    console.print(
+    print(
         f"{training} of {len(estimates)} cells to train, {points} of {total} points to evaluate: "
-        f"{tokens:.3g} tokens, {flops:.3g} FLOPs (rollouts of diverged problems come on top)",
-        soft_wrap=True,
+        f"{short(tokens)} tokens, {short(flops)} FLOPs (rollouts of diverged problems come on top)"
     )
 
 
 def print_status(grid: Grid, store: Store) -> None:
+    """Print where every cell stands."""
     attempts = store.attempts({cell.id for cell in grid.cells})
-    table = Table(title=grid.file.name, title_justify="left")
-    for column in ("cell", "id", "status", "points", "attempts", "reason"):
-        table.add_column(column, overflow="fold")
+    table = _table("cell", "id", "status", "points", "attempts", "reason")
     evaluate = grid.file.evaluate
     total = len(evaluate.lengths) * (1 + len(evaluate.stress))
     counts: Counter[str] = Counter()
@@ -124,6 +120,25 @@ def print_status(grid: Grid, store: Store) -> None:
         done = total - len(missing(cell, evaluate, store).points)
         tries = sum(attempt["cell"] == cell.id for attempt in attempts)
         table.add_row(cell.name, cell.id, status, f"{done}/{total}", str(tries), reason or "")
-    console = Console()
-    console.print(table)
-    console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    _print(table)
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+
+
+def short(number: float) -> str:
+    """Three digits and a suffix: 232k, 40.5T."""
+    for factor, suffix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g}{suffix}"
+    return f"{number:.0f}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _print(table: Table) -> None:
+    # A table squeezed into a narrow terminal is unreadable: rather let its lines wrap.
+    Console(width=Console(width=10_000).measure(table).maximum).print(table, soft_wrap=True)
