@@ -58,7 +58,7 @@ def cluster(address: str | None) -> Iterator[bool]:
     local: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address or "local", log_to_driver=False, logging_level="WARNING", **({} if address else local))
+        ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else local))
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise UserError(f"Ray at {address or 'this machine'} cannot be used: {one_line(error)}") from error
     try:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 10.0
 """How often the cluster is asked how many workers it has room for."""
+STOP_SECONDS = 30.0
+"""How long running cells may take to save what they have when asked to stop."""
 PAUSE_SECONDS = 2.0
 """No new worker for so long after one could not start."""
 
@@ -331,16 +333,16 @@ class Driver:
     # the end, and the news -------------------------------------------------------------------------------------
 
     def _wind_down(self) -> None:
-        """Let running cells save what they have, for as long as a checkpoint may take to come; then end them."""
+        """Let running cells save what they have, for STOP_SECONDS at most; then end them."""
         self.progress.say("stopping: running cells save what they have (once more: stop at once)")
         for slot in self.busy:
             slot.worker.stop.remote()
-        patience = time.monotonic() + self.settings.checkpoint_seconds
+        patience = time.monotonic() + STOP_SECONDS
         while self.busy and time.monotonic() < patience and self.stop.requests < 2:
             self._turn()
         for slot in self.busy:
             assert slot.task is not None
-            reason = f"did not stop within {self.settings.checkpoint_seconds:g} s and was ended"
+            reason = "did not stop in time and was ended"
             self._record(slot.task, slot.attempt, Ended("stopped", reason))
             self._settle(slot.task, slot.attempt, Ended("stopped", reason))
         self.outcome.stopped += len(self.waiting)

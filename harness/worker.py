@@ -69,13 +69,14 @@ class Worker:
     def ready(self) -> None:
         """Raises UserError when the store cannot be used from this node."""
         self.store = Store(self.store_url).open()
-        if 0 < self.settings.gpus < 1:
-            cap_gpu_memory(self.settings.gpus)
+        self.device = take_gpu(self.settings.gpus) if self.settings.gpus else f"cpu {platform.machine()}"
 
     def run(self, cell: Resolved, attempt: str) -> Ended:
         """Carry one cell. What goes wrong in it is returned, not raised: not every error can be pickled."""
         store = self.store
-        store.begin_attempt(attempt, {"cell": cell.id, "started": now(), "host": platform.node(), "device": device()})
+        store.begin_attempt(
+            attempt, {"cell": cell.id, "started": now(), "host": platform.node(), "device": self.device}
+        )
         with kept_log(store, f"cells/{cell.id}/logs/{attempt}.log"):
             log.info("%s: attempt %s of cell %s", cell.name, attempt, cell.id)
             ended = self._carried(cell, attempt)
@@ -113,19 +114,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def device() -> str:
-    """Name of the device cells of this process run on."""
+def take_gpu(share: float) -> str:
+    """The GPU's name. A process given a share keeps to that share of the memory: to Ray it is book-keeping only."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {platform.machine()}"
-
-
-def cap_gpu_memory(share: float) -> None:
-    """Keep this process to its share of the GPU's memory: to Ray a fraction is book-keeping only."""
-    import torch
-
-    if torch.cuda.is_available():
+    if share < 1:
         torch.cuda.set_per_process_memory_fraction(share)
+    return torch.cuda.get_device_name()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from models.backbone import Block, Span, matrices
 from models.kernels.choose import attention
@@ -15,7 +16,7 @@ from models.positions import Positions, alibi_slopes, rotary_tables, rotate
 
 @dataclass
 class Cache:
-    """Keys (positions already applied) and values, float32 [B, capacity, key heads, size].
+    """Keys (positions already applied) and values, float32 [B, key heads, capacity, size].
 
     Without a window, entry i is position i; entries beyond a row's length mean nothing. With one, the capacity is the
     window and position p lies at p modulo the window.
@@ -64,7 +65,7 @@ class Attention(Block):
         output_init(self.out, depth)
 
     def initial_state(self, batch: int, device: torch.device) -> Cache:
-        shape = (batch, self.window or 0, self.kv_heads, self.size)
+        shape = (batch, self.kv_heads, self.window or 0, self.size)
         return Cache(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
 
     def forward(self, x: Tensor, state: Cache | None, span: Span) -> tuple[Tensor, Cache]:
@@ -72,10 +73,10 @@ class Attention(Block):
         seen = span.positions
         if state is None:
             mixed = attention(q, k, v, seen, seen, 0, self.window, self.slopes)
-            state = Cache(k.float(), v.float()) if self.window is None else self._rolled(k, v, 0, span)
+            state = Cache(_kept(k), _kept(v)) if self.window is None else self._rolled(k, v, 0, span)
         elif self.window is None:
             state = extended(state, k, v, span)
-            keys = torch.arange(state.keys.shape[1], device=x.device)[None]
+            keys = torch.arange(state.keys.shape[2], device=x.device)[None]
             mixed = attention(q, state.keys, state.values, seen, keys, span.furthest, None, self.slopes)
         elif span.in_place:
             state, held = self._written(state, k, v, span)
@@ -85,7 +86,7 @@ class Attention(Block):
             held = torch.arange(-self.window, span.width, device=x.device) + seen[:, :1]
             mixed = attention(q, k, v, seen, held, self.window, self.window, self.slopes)
             state = self._rolled(k, v, self.window, span)
-        return self.out(mixed.flatten(2)), state
+        return self.out(mixed.transpose(1, 2).flatten(2)), state
 
     def flops(self, length: int) -> float:
         keys = length + 1 if self.window is None else min(length + 1, self.window)
@@ -95,8 +96,8 @@ class Attention(Block):
         return 4 * 2 * (self.window or length) * self.kv_heads * self.size
 
     def _projected(self, x: Tensor, span: Span) -> tuple[Tensor, Tensor, Tensor]:
-        heads = self.project(x).unflatten(2, (-1, self.size))
-        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        heads = self.project(x).unflatten(2, (-1, self.size)).transpose(1, 2)
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         if not self.rotated:
             return q, k, v
         key = ("rotary", self.rotated, self.random_range)
@@ -108,8 +109,8 @@ class Attention(Block):
         assert self.window is not None
         rows = torch.arange(len(k), device=k.device)
         slot = span.start % self.window
-        cache.keys[rows, slot] = k[:, 0].to(cache.keys)
-        cache.values[rows, slot] = v[:, 0].to(cache.values)
+        cache.keys[rows, :, slot] = k[:, :, 0].to(cache.keys)
+        cache.values[rows, :, slot] = v[:, :, 0].to(cache.values)
         return cache, span.share(("held", self.window), lambda: self._held(span.positions[:, 0]))
 
     def _held(self, last: Tensor) -> Tensor:
@@ -119,10 +120,10 @@ class Attention(Block):
         return last[:, None] - (last[:, None] - entries) % self.window
 
     def _unrolled(self, rolling: Tensor, new: Tensor, span: Span) -> Tensor:
-        """Cached entries in the order of their positions, then the new ones: [B, window + T, key heads, size]."""
+        """Cached entries in the order of their positions, then the new ones: [B, key heads, window + T, size]."""
         assert self.window is not None
         entries = (span.start[:, None] + torch.arange(self.window, device=new.device)) % self.window
-        return torch.cat([_picked(rolling, entries), new.to(rolling)], dim=1)
+        return torch.cat([_picked(rolling, entries), new.to(rolling)], dim=2)
 
     def _rolled(self, k: Tensor, v: Tensor, before: int, span: Span) -> Cache:
         """The rolling cache after a call, from entries that start `before` positions before the call's."""
@@ -136,15 +137,15 @@ def extended(cache: Cache, k: Tensor, v: Tensor, span: Span) -> Cache:
 
     Padding tokens are written too: they lie beyond their row's length, where the next tokens will go.
     """
-    needed, capacity = span.furthest + span.width, cache.keys.shape[1]
+    needed, capacity = span.furthest + span.width, cache.keys.shape[2]
     if needed > capacity:
         grown = max(needed, 2 * capacity)
         cache = Cache(_grown(cache.keys, grown), _grown(cache.values, grown))
     elif not span.in_place:
         cache = Cache(cache.keys.clone(), cache.values.clone())
     rows = torch.arange(len(k), device=k.device)[:, None]
-    cache.keys[rows, span.positions] = k.to(cache.keys)
-    cache.values[rows, span.positions] = v.to(cache.values)
+    cache.keys[rows, :, span.positions] = k.transpose(1, 2).to(cache.keys)
+    cache.values[rows, :, span.positions] = v.transpose(1, 2).to(cache.values)
     return cache
 
 
@@ -163,11 +164,14 @@ def output_init(linear: nn.Linear, depth: int) -> None:
 
 
 def _grown(entries: Tensor, capacity: int) -> Tensor:
-    grown = entries.new_zeros(entries.shape[0], capacity, *entries.shape[2:])
-    grown[:, : entries.shape[1]] = entries
-    return grown
+    return pad(entries, (0, 0, 0, capacity - entries.shape[2]))
+
+
+def _kept(entries: Tensor) -> Tensor:
+    """In float32, and not a view that would keep the whole projection in memory."""
+    return entries.float().contiguous()
 
 
 def _picked(entries: Tensor, index: Tensor) -> Tensor:
-    """entries[b, index[b, i]] for each row: [B, S, heads, size], int64 [B, I] -> [B, I, heads, size]."""
-    return entries.gather(1, index[:, :, None, None].expand(-1, -1, *entries.shape[2:]))
+    """entries[b, :, index[b, i]] for each row: [B, heads, S, size], int64 [B, I] -> [B, heads, I, size]."""
+    return entries.gather(2, index[:, None, :, None].expand(-1, entries.shape[1], -1, entries.shape[3]))

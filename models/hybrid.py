@@ -39,7 +39,7 @@ class HybridOptions(Options):
     positions: Positions = "rotary"
     """Position encoding of attention and sliding layers."""
     random_range: int = 2048
-    """positions randomised: training draws positions below this."""
+    """positions randomised: the largest range training draws positions from."""
 
 
 def _mamba1(options: HybridOptions) -> Block:

@@ -15,11 +15,13 @@ ROTARY_BASE = 10000.0
 
 
 def rotary_tables(span: Span, size: int, random_range: int | None = None) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, float32 [B or 1, T, 1, size / 2], for rotating `size` entries of each head.
+    """Cosines and sines, float32 [B or 1, 1, T, size / 2], for rotating `size` entries of each head.
 
     Positions are those of the span. With `random_range` (randomised positions, Ruoss et al. 2023) each row trains on
-    its own increasing positions drawn without replacement from 0..random_range-1 by the global torch generator; out of
-    training, positions are consecutive, so that a stream need not know its length.
+    its own increasing positions, drawn without replacement by the global torch generator. Out of training, positions
+    are consecutive, so that a stream need not know its length. That such dense positions are familiar, the range drawn
+    from is itself random, log-uniform between the row's length and `random_range`; in the paper, which evaluates on
+    random positions too, it is always the largest.
     """
     positions = span.positions
     if random_range is not None and span.training:
@@ -27,13 +29,13 @@ def rotary_tables(span: Span, size: int, random_range: int | None = None) -> tup
     # The angles of late positions need float64: float32 holds an angle of 100,000 to no better than 0.004.
     inverse = ROTARY_BASE ** (-torch.arange(0, size, 2, dtype=torch.float64, device=positions.device) / size)
     angles = positions[..., None].double() * inverse
-    return angles.cos().float().unsqueeze(2), angles.sin().float().unsqueeze(2)
+    return angles.cos().float().unsqueeze(1), angles.sin().float().unsqueeze(1)
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the first entries of each head, as many as the tables are for, in halves as GPT-NeoX does.
 
-    x: [B, T, heads, size].
+    x: [B, heads, T, size].
     """
     cos, sin = tables
     half = cos.shape[-1]
@@ -51,5 +53,8 @@ def _draw(span: Span, size: int) -> Tensor:
         raise ValueError("positions: randomised trains on whole sequences; in training mode leave `state` out")
     if span.width > size:
         raise ValueError(f"random_range: {span.width} tokens cannot have different positions below {size}")
-    noise = torch.rand(len(span.start), size, device=span.start.device)
+    device = span.start.device
+    noise = torch.rand(len(span.start), size + 1, device=device)
+    ranges = span.width * (size / span.width) ** noise[:, :1]
+    noise = noise[:, 1:].masked_fill(torch.arange(size, device=device) >= ranges.round(), -1)
     return noise.topk(span.width, dim=1).indices.sort(dim=1).values

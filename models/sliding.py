@@ -32,7 +32,7 @@ class SlidingOptions(Options):
     positions: Positions = "rotary"
     """Position encoding. rotary: on whole heads; randomised: that, on random positions."""
     random_range: int = 2048
-    """randomised: training draws positions below this."""
+    """randomised: the largest range training draws positions from."""
 
 
 class GatedBlock(Block):

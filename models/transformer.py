@@ -26,7 +26,7 @@ class TransformerOptions(Options):
     positions: Positions = "rotary"
     """Position encoding. rotary: on a quarter of each head, as Pythia; randomised: that, on random positions."""
     random_range: int = 2048
-    """randomised: training draws positions below this."""
+    """randomised: the largest range training draws positions from."""
 
 
 class ParallelBlock(Block):

@@ -22,15 +22,17 @@ def attention(
 ) -> Tensor:
     """Each query sees the keys at its own position and before, at most `window` of them.
 
-    q: [B, T, heads, size]; k, v: [B, S, key heads, size], each key head serving heads / key heads queries;
+    q: [B, heads, T, size]; k, v: [B, key heads, S, size], each key head serving heads / key heads queries;
     query_positions: int64 [B or 1, T]; key_positions: int64 [B or 1, S], negative for a key that does not exist; the
     key of query t lies at index `ahead` + t or before, and those of its window at most `window` further left. slopes:
-    [heads], subtract slope times distance from the scores (ALiBi, Press et al. 2022). Returns [B, T, heads, size].
+    [heads], subtract slope times distance from the scores (ALiBi, Press et al. 2022). Returns [B, heads, T, size].
     """
-    q, k, v = (tensor.transpose(1, 2) for tensor in (q, *_repeated(q, k, v)))
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     plain = slopes is None and ahead == 0 and k.shape[2] == q.shape[2] and (window is None or window >= q.shape[2])
     if plain:
-        return scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1).transpose(1, 2)
+        return scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
     parts = []
     size = _block(query_positions.shape[0] * (1 if slopes is None else len(slopes)), k.shape[2], window)
     for start in range(0, q.shape[2], size):
@@ -40,7 +42,7 @@ def attention(
         distance = query_positions[:, start:stop, None] - key_positions[:, None, keys]
         mask = _mask(distance, key_positions[:, None, keys], window, slopes, q.dtype)
         parts.append(scaled_dot_product_attention(q[:, :, start:stop], k[:, :, keys], v[:, :, keys], attn_mask=mask))
-    return torch.cat(parts, dim=2).transpose(1, 2)
+    return torch.cat(parts, dim=2)
 
 
 def _mask(
@@ -54,11 +56,6 @@ def _mask(
         return visible[:, None]
     bias = -slopes[:, None, None] * distance[:, None]
     return bias.masked_fill_(~visible[:, None], -torch.inf).to(dtype)
-
-
-def _repeated(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    groups = q.shape[2] // k.shape[2]
-    return (k, v) if groups == 1 else (k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2))
 
 
 def _block(rows: int, keys: int, window: int | None) -> int:

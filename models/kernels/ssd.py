@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+
 def ssd(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None = None, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -16,8 +17,8 @@ def ssd(
 
     x: [batch, T, heads, P]; delta: [batch, T, heads]; A: [heads]; B, C: [batch, T, N], shared by the heads; state:
     [batch, heads, P, N], None for zeros. A token with delta 0 leaves the state as it is. Tokens of a chunk are related
-    to each other by a matrix, and between chunks a state is carried; by default a chunk is as long as makes matrices and
-    states together smallest. Returns y [batch, T, heads, P] and the last state.
+    to each other by a matrix, between chunks a state is carried; by default a chunk has sqrt(P N) tokens, for which
+    matrices and states together are smallest. Returns y [batch, T, heads, P] and the last state.
     """
     batch, length, heads, size = x.shape
     chunk = min(chunk or isqrt(size * B.shape[2]), length)

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from models import ARCHITECTURES
 from models.build import build
-from models.conformance import CHECKS, TOLERANCE, _tokens, difference, in_chunks, in_steps, trained
+from models.conformance import CHECKS, TOLERANCE, difference, in_chunks, in_steps, random_tokens, trained
 
 ATTENTION = {"d_model": 32, "layers": 2, "heads": 4, "mlp": 48}
 SLIDING = {**ATTENTION, "window": 16}
@@ -70,12 +70,12 @@ def test_training_learns_what_needs_memory(architecture):
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.no_grad()
-def test_16000_tokens(architecture, capsys):
+def test_16000random_tokens(architecture, capsys):
     """Promised of every architecture: steps, ragged chunks (size 1 among them) and one forward agree."""
     torch.set_num_threads(1)
     with torch.enable_grad():
         model = trained(build(architecture, "tiny", 16, seed=0), steps=40)
-    tokens, lengths = _tokens(model, 2, 16_000), torch.tensor([16_000, 9_973])
+    tokens, lengths = random_tokens(model, 2, 16_000), torch.tensor([16_000, 9_973])
     whole, _ = model(tokens, None, lengths)
     chunked, _ = in_chunks(model, tokens, lengths, model.initial_state(2), seed=0, longest=3000)
     stepped, _ = in_steps(model, tokens, model.initial_state(2))

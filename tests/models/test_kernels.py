@@ -137,14 +137,14 @@ def test_causal_conv_is_a_convolution_of_state_and_input():
 
 
 def naive_attention(q, k, v, query_positions, key_positions, window, slopes):
-    groups = q.shape[2] // k.shape[2]
-    k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
-    scores = torch.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = torch.einsum("bhtd,bhsd->bhts", q, k) / q.shape[-1] ** 0.5
     distance = (query_positions[:, :, None] - key_positions[:, None, :])[:, None]
     seen = (distance >= 0) & (key_positions >= 0)[:, None, None]
     seen = seen & (distance < window) if window else seen
     scores = scores - slopes[:, None, None] * distance if slopes is not None else scores
-    return torch.einsum("bhts,bshd->bthd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
+    return torch.einsum("bhts,bhsd->bhtd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
 
 
 @pytest.mark.parametrize("elements", [1, 1 << 24])  # many blocks of queries, or one
@@ -154,8 +154,8 @@ def naive_attention(q, k, v, query_positions, key_positions, window, slopes):
 def test_attention_is_its_definition(monkeypatch, elements, alibi, window, ragged):
     monkeypatch.setattr(attention_module, "BLOCK_ELEMENTS", elements)
     before, width = 21, 100
-    q = torch.randn(2, width, 4, 8, dtype=torch.float64)
-    k, v = torch.randn(2, 2, before + width, 2, 8, dtype=torch.float64)
+    q = torch.randn(2, 4, width, 8, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 2, before + width, 8, dtype=torch.float64)
     start = torch.tensor([before, 17 if ragged else before])[:, None]
     queries, keys = start + torch.arange(width), torch.arange(before + width)[None].repeat(2, 1)
     if window and ragged:  # a window's keys end together, and begin before the first token
@@ -166,7 +166,7 @@ def test_attention_is_its_definition(monkeypatch, elements, alibi, window, ragge
 
 
 def test_attention_without_a_past_is_causal():
-    q, k, v = torch.randn(3, 2, 50, 4, 8, dtype=torch.float64)
+    q, k, v = torch.randn(3, 2, 4, 50, 8, dtype=torch.float64)
     at = torch.arange(50)[None]
     for window in (None, 60, 50, 7):
         got = attention(q, k, v, at, at, 0, window)
@@ -179,7 +179,7 @@ def test_attention_memory_is_bounded(monkeypatch):
     mask = attention_module._mask
     monkeypatch.setattr(attention_module, "BLOCK_ELEMENTS", 1 << 16)
     monkeypatch.setattr(attention_module, "_mask", lambda *a: sizes.append(mask(*a).numel()) or mask(*a))
-    q, k, v = torch.randn(3, 1, 3000, 1, 4)
+    q, k, v = torch.randn(3, 1, 1, 3000, 4)
     at = torch.arange(3000)[None]
     attention(q, k, v, at, at, 0, None, torch.ones(1))
     attention(q, k, v, at, at, 0, 100)

@@ -18,18 +18,18 @@ def test_rotary_scores_depend_on_distance_alone_however_late():
     for start in (0, 1_000_000):
         cos, sin = rotary_tables(span(40, start), 16)
         tables = (cos.double(), sin.double())
-        turned = [rotate(tensor.expand(1, 40, 1, 16), tables) for tensor in (q, k)]
-        scores.append((turned[0][:, 39] * turned[1][:, 30]).sum())
+        turned = [rotate(tensor.expand(1, 1, 40, 16), tables) for tensor in (q, k)]
+        scores.append((turned[0][:, :, 39] * turned[1][:, :, 30]).sum())
     assert scores[0] == pytest.approx(scores[1].item(), abs=1e-5)
 
 
 def test_pythia_rotates_a_quarter_of_each_head():
     attention = build("transformer", "paper", 64, device="meta").blocks[0].attention
     assert (attention.size, attention.rotated) == (96, 24)
-    x = torch.randn(1, 5, 2, 96)
+    x = torch.randn(1, 2, 5, 96)
     turned = rotate(x, rotary_tables(span(5), 24))
     assert torch.equal(turned[..., 24:], x[..., 24:])
-    assert not torch.allclose(turned[:, 1:, :, :24], x[:, 1:, :, :24])
+    assert not torch.allclose(turned[:, :, 1:, :24], x[:, :, 1:, :24])
     assert build("sliding", "paper", 64, device="meta").blocks[0].attention.rotated == 96
 
 
@@ -67,17 +67,20 @@ def test_randomised_draws_cover_the_range_without_repetition():
     assert (positions.diff(dim=1) > 0).all()
     assert positions.min() == 0
     assert positions.max() == 99
+    reach = positions[:, -1]  # of rows nearly consecutive, and of rows nearly over the whole range
+    assert reach.min() < 34
+    assert ((reach > 40) & (reach < 80)).sum() > 10
 
 
 def test_all_layers_share_one_draw():
-    """Each layer drawing its own positions would give the last token other features than one draw for all."""
+    """One forward takes from the generator what one draw takes."""
     model = build("transformer", "tiny", 16, {"positions": "randomised", "layers": 3}, seed=0).train()
     tokens = torch.randint(0, 16, (4, 20))
     torch.manual_seed(1)
     model(tokens)
     after = torch.rand(1)
     torch.manual_seed(1)
-    torch.rand(4, 2048)
+    torch.rand(4, 2049)
     assert torch.equal(after, torch.rand(1))
 
 
