@@ -72,7 +72,7 @@ FAILURES = (
 oracle goes on, `past_budget` it goes on where the oracle ends, `malformed_command` its token cannot continue the
 command begun, else by the role of the token the oracle has there (a wrong imagined observation: wrong thought)."""
 
-ENDINGS = ("finished", "past_budget", "loop")
+ENDINGS = ("finished", "past_budget")
 
 CELLS: Table = {
     "cell": ("string", "id"),

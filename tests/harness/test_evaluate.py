@@ -16,19 +16,18 @@ from tasks.problems import problems
 COUNT = 40
 
 
-def half_trained(architecture, setting="interactive", length=3, rate=3e-3):
+def half_trained(architecture, rate=3e-3):
     """A model trained until 20-80% of the problems diverge, most of them past the first decisions."""
     torch.set_num_threads(1)
     cell = Cell(
         architecture=architecture,
-        setting=setting,
         train={"max_length": 2, "batch": 32, "learning_rate": rate, "weight_decay": 0.0},
     )
     scenario = scenario_of(cell)
     torch.manual_seed(0)
     model = new_model(cell, scenario)
     optimiser = make_optimiser(model, cell.train)
-    drawn = problems(scenario.task, "evaluation", length, COUNT)
+    drawn = problems(scenario.task, "evaluation", 2, COUNT)
     for step, batch in enumerate(batches(scenario, 2, 0, 32), start=1):
         model.train()
         train_step(model, optimiser, batch, rate * min(1.0, step / 50), cell)
@@ -72,8 +71,8 @@ def assert_same(verified, lived):
 def test_verified_rows_equal_live_rows(architecture):
     model, scenario = half_trained(architecture)
     for chunk, batch in ((16, 40), (1024, 7)):
-        verified = rows_of(model, scenario, 3, rollout_max=COUNT, chunk=chunk, batch=batch)
-        lived = rows_of(model, scenario, 3, mode="live")
+        verified = rows_of(model, scenario, 2, rollout_max=COUNT, chunk=chunk, batch=batch)
+        lived = rows_of(model, scenario, 2, mode="live")
         diverged = [row for row in verified if not row["exact"]]
         assert 0.1 * COUNT <= len(diverged) <= 0.9 * COUNT
         assert any(10 < row["divergence"] < row["tokens"] - 10 for row in diverged)
@@ -91,15 +90,15 @@ def gru():
 
 
 def test_verified_rows_equal_live_rows_gru(gru):
-    verified = rows_of(*gru, 3, rollout_max=COUNT, chunk=16)
-    lived = rows_of(*gru, 3, mode="live")
+    verified = rows_of(*gru, 2, rollout_max=COUNT, chunk=16)
+    lived = rows_of(*gru, 2, mode="live")
     compared, rolled = assert_same(verified, lived)
     assert compared >= 0.8 * COUNT
     assert rolled >= 1
 
 
 def test_rows_have_the_schema_and_sane_values(gru):
-    rows = rows_of(*gru, 3, rollout_max=5)
+    rows = rows_of(*gru, 2, rollout_max=5)
     filled_by_caller = {"cell", "checkpoint", "evaluation", "attempt", "device", "kernels"}
     for index, row in enumerate(rows):
         assert set(row) | filled_by_caller == set(ROWS)
@@ -120,7 +119,7 @@ def test_rows_have_the_schema_and_sane_values(gru):
 def test_rows_do_not_depend_on_what_else_is_evaluated(gru):
     model, scenario = gru
     settings = Evaluate(lengths=[2, 3], problems=20)
-    alone = rows_of(model, scenario, 3, rollout_max=4, batch=20)[:20]
+    alone = rows_of(model, scenario, 2, rollout_max=4, batch=20)[:20]
     points = [Point(2, "random", 0, 20), Point(3, "random", 0, 20)]
     both = dict(evaluate(model, scenario, points, settings.model_copy(update={"rollout_max": 4, "batch": 20}), {}))
     ignored = {"seconds"}
@@ -141,7 +140,7 @@ def test_problems_added_later_are_the_next_ones(gru):
 
 def test_the_standing_check_notices_a_decoder_that_disagrees(gru):
     model, scenario = gru
-    rows = rows_of(model, scenario, 3, rollout_max=COUNT)
+    rows = rows_of(model, scenario, 2, rollout_max=COUNT)
     diverged = next(row for row in rows if not row["exact"])
     assert agree(diverged, dict(diverged))
     assert not agree(diverged, {**diverged, "divergence": diverged["divergence"] + 1})
