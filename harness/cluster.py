@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from harness.errors import UserError, one_line
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Of a Ray started here. Cells pass through the results store, so Ray's own holds next to nothing."""
+CONNECT_SECONDS = 10.0
 
 
 class Stop:
@@ -51,10 +53,8 @@ def cluster(address: str | None) -> Iterator[bool]:
         yield False
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    if address and address.startswith("http"):
-        raise UserError(
-            f"Ray address {address!r} is a dashboard's, for `ray job submit`; to join give HOST:PORT or auto"
-        )
+    if address:
+        check_address(address)
     local: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -67,6 +67,21 @@ def cluster(address: str | None) -> Iterator[bool]:
         yield not address
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raise UserError for an address that cannot be joined; Ray itself would try a dead one for minutes on end."""
+    if "://" in address:
+        raise UserError(
+            f"Ray address {address!r} is not one to join (is it for `ray job submit`?); give HOST:PORT or auto"
+        )
+    host, separator, port = address.rpartition(":")
+    if not separator:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"no Ray cluster answers at {address!r}: {one_line(error)}") from error
 
 
 def room(nodes: Iterable[Mapping[str, Any]], run: Run) -> int:

@@ -291,9 +291,8 @@ class Driver:
 
     def _settle(self, task: Task, attempt: str, ended: Ended) -> None:
         """What becomes of a cell whose attempt has ended."""
-        if ended.outcome == "lost":
-            self._record(task, attempt, ended)
         if ended.outcome in ("failed", "lost"):
+            self._record(task, attempt, ended)
             if not task.tries.spent(ended, self.settings):
                 self.progress.ended(task.cell, "waiting")
                 self.waiting.appendleft(task)
@@ -307,7 +306,7 @@ class Driver:
             self._tell(task.cell, "stopped")
 
     def _record(self, task: Task, attempt: str, ended: Ended) -> None:
-        """Write for a worker that could not."""
+        """Write what the worker may not have been able to; what it wrote stands."""
         self.store.begin_attempt(attempt, {"cell": task.cell.id, "started": now()})
         record = {"outcome": ended.outcome, "reason": ended.reason, "traceback": ended.traceback}
         self.store.end_attempt(attempt, {"ended": now(), **record})

@@ -41,7 +41,6 @@ def estimate(cell: Resolved, grid: Grid, store: Store | None) -> Estimate:
     oracle's tokens, without rollouts, of which nobody knows how many there will be.
     """
     from models.build import build
-
     from tasks.problems import training_stream
 
     config, evaluate = cell.config, grid.file.evaluate

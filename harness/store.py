@@ -11,7 +11,7 @@
     ledger/ATTEMPT.start.json, ATTEMPT.end.json
     grids/NAME/                         grid file, report.html
 
-Nothing is ever changed in place; a file is either absent or whole.
+A file is either absent or whole, but for logs, which grow in a folder while their attempt runs.
 """
 
 from __future__ import annotations

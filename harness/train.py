@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from models.build import build
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -18,6 +17,7 @@ from harness.config import Cell, Train
 from harness.decide import autocast
 from harness.errors import Diverged, Stopped
 from harness.verify import verify
+from models.build import build
 from tasks.problems import validation_problems
 from tasks.scenario import Scenario
 

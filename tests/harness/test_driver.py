@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -250,6 +251,15 @@ def test_killed_then_interrupted_then_finished(tmp_path):
 
 
 @pytest.mark.ray
+def test_an_error_around_the_cell_counts_as_its_own(two_cpus, store):
+    store.write("cells/00/logs", b"in the way of the folder for logs")
+    outcome, _ = drive(grid_of("good", "good", attempts=2, workers=1), store)
+    assert outcome.done == 1
+    assert outcome.failed["00 (good)"].startswith("FileExistsError")
+    assert outcomes(store, "00") == ["failed", "failed"]
+
+
+@pytest.mark.ray
 def test_what_runs_when_asked_to_stop_is_stopped(two_cpus, store):
     """SIGTERM arrives while one cell works: it is told, the others are left, and none counts as failed."""
 
@@ -327,9 +337,24 @@ def test_a_relative_store_is_refused_inside_a_job_only(monkeypatch):
         refuse_relative_store("results")
 
 
-def test_a_dashboard_address_is_not_one_to_join(monkeypatch):
+def test_an_address_that_cannot_be_joined_is_refused_at_once(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(UserError, match="is a dashboard's"), cluster("http://127.0.0.1:8265"):
+    monkeypatch.setattr(ray, "init", None)  # Ray would try for minutes
+    for address in ("http://127.0.0.1:8265", "ray://127.0.0.1:10001"):
+        with pytest.raises(UserError, match=r"is not one to join .* give HOST:PORT or auto"), cluster(address):
+            pass
+    with socket.socket() as bound:  # bound, but nobody listens
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with (
+            pytest.raises(UserError, match=f"no Ray cluster answers at '{address}': ConnectionRefused"),
+            cluster(address),
+        ):
+            pass
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"), cluster(None):
+            pass
+    with pytest.raises(UserError, match="no Ray cluster answers at 'here:there'"), cluster("here:there"):
         pass
 
 
