@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +37,10 @@ def main() -> None:
     """Entry point: UserError becomes one line and exit status 2."""
     from harness.errors import UserError
 
-    sys.path.insert(0, "")  # so that `mypackage.mytask:MyTask` is found in the folder the command is given in
+    # Ours first, by importing them: the folder the command is given in may have packages of the same names.
+    for name in ("models", "reports", "tasks", "tools"):
+        import_module(name)
+    sys.path.append("")  # so that `mypackage.mytask:MyTask` is found in the folder the command is given in
     try:
         app()
     except UserError as error:
@@ -78,15 +82,15 @@ def run(
     tracker = Tracker(None, opened) if mlflow else None
     try:
         outcome = run_grid(loaded, opened, address=address, tracker=tracker, console=console)
+        for cell, reason in outcome.failed.items():
+            console.print(f"failed: {cell}: {reason}", soft_wrap=True, markup=False)
         where = _write_report(loaded, opened)
         if tracker is not None:
             tracker.finish_grid(loaded, opened)
     finally:
         if tracker is not None:
             tracker.close()
-    console.print(f"report: {where}", soft_wrap=True)
-    for cell, reason in outcome.failed.items():
-        console.print(f"failed: {cell}: {reason}", soft_wrap=True, markup=False)
+    console.print(f"report: {where}", soft_wrap=True, markup=False)
     if outcome.stopped:
         console.print("stopped; the same command goes on where this one ended")
         sys.exit(INTERRUPTED)
@@ -128,11 +132,15 @@ def report(
 
 def _write_report(grid: Grid, store: Store, out: Path | None = None) -> str:
     from harness.collect import report_data
+    from harness.errors import UserError
     from reports.page import render
 
     page = render(report_data(grid, store)).encode()
     if out is not None:
-        out.write_bytes(page)
+        try:
+            out.write_bytes(page)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written ({error})") from error
         return str(out)
     name = f"grids/{grid.file.name}/report.html"
     store.write(name, page)

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Train(Strict):
@@ -21,8 +22,8 @@ class Train(Strict):
     """Longest training problem; lengths are uniform over 1..max_length."""
     steps: Positive = 1000
     """Optimiser steps."""
-    batch: Positive = 128
-    """Problems per step."""
+    batch: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Problems per step, at most a block of the training stream."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -53,9 +54,9 @@ class Cell(Strict):
     model: dict[str, Any] = {}
     """Options of the architecture that replace those of its size preset."""
     train: Train = Train()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the initialisation."""
-    data_seed: Annotated[int, Field(ge=0)] | None = None
+    data_seed: Seed | None = None
     """Seed of the training problems; left out, the same as `seed`."""
     replicate: Annotated[int, Field(ge=0)] = 0
     """The same seed run again, to see what non-determinism alone does."""

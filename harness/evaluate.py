@@ -45,6 +45,8 @@ class Point:
     stress: str
     start: int
     stop: int
+    diverged: int = 0
+    """How many of the problems before `start` diverged: they used up that much of `rollout_max`."""
 
 
 def evaluate(
@@ -63,7 +65,7 @@ def evaluate(
             if stop():
                 return
             batch = drawn[at : at + settings.batch]
-            room = settings.rollout_max - sum(row["exact"] is False for row in rows)
+            room = settings.rollout_max - point.diverged - sum(row["exact"] is False for row in rows)
             rows += _batch(model, scenario, batch, settings, max(0, room))
         for index, row in enumerate(rows, start=point.start):
             row.update(constant, index=index, length=point.length, stress=point.stress)
@@ -141,15 +143,16 @@ def standing_check(
 ) -> None:
     """Replay a share of the verified problems live, and say in their rows whether the results agree.
 
-    The comparison leaves out what only a near tie can change: where the least margin is below the threshold, agreement
-    up to that decision is not demanded.
+    A row that is itself a near tie may honestly disagree: readers tell those by `near_tie`. Where only the replay came
+    upon a near tie nothing can be said, and the row says nothing.
     """
     candidates = [at for at, row in enumerate(rows) if row["tokens"] <= settings.replay_max_tokens]
     chosen = sorted(candidates, key=lambda at: rows[at]["problem"])[: math.ceil(settings.replay * len(batch))]
     if not chosen:
         return
     for at, again in zip(chosen, live(model, scenario, [batch[at] for at in chosen], settings)):
-        rows[at]["replay_equal"] = bool(rows[at]["near_tie"] or again["near_tie"]) or agree(rows[at], again)
+        if rows[at]["near_tie"] or not again["near_tie"]:
+            rows[at]["replay_equal"] = agree(rows[at], again)
 
 
 RESULT = ("exact", "divergence", "divergence_step", "divergence_role", "expected", "got", "failure")

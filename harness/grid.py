@@ -6,9 +6,10 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -47,17 +48,29 @@ def load(path: str, sets: Sequence[str] = ()) -> Grid:
     """Read a grid file and expand it. Raises UserError with one line saying what is wrong and where."""
     found = _find(path)
     try:
-        raw = yaml.safe_load(found.read_text())
+        raw = yaml.load(found.read_text(), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a grid file is a mapping with the keys {', '.join(GridFile.model_fields)}")
+    file = validate(GridFile, raw, str(path))
     for item in sets:
         apply_set(raw, item)
-    file = validate(GridFile, raw, str(path))
+        file = validate(GridFile, raw, str(path))
     return Grid(file, yaml.safe_dump(raw, sort_keys=False), expand(file, str(path)))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once: plain YAML lets the last one win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = [key for at, key in enumerate(keys) if key in keys[:at]]
+        if twice:
+            raise yaml.YAMLError(f"key {twice[0]!r} stands twice,{node.start_mark}")
+        return super().construct_mapping(node, deep)
 
 
 def _find(path: str) -> Path:
@@ -71,8 +84,11 @@ def _find(path: str) -> Path:
 
 
 def apply_set(raw: dict[str, Any], item: str) -> None:
-    """Apply one `--set key=value`: a key of the grid file (`evaluate.problems`), or a cell field, which then holds for
-    every cell (a list makes it an axis)."""
+    """Apply one `--set key=value` to a valid grid: a key of the grid file (`evaluate.problems`), or a cell field.
+
+    A cell field becomes an axis of that value (or those of a list), whatever axes, recipes and, for a single value,
+    `include` said of it. An option `model.X` holds for every cell; its value may itself be a list.
+    """
     key, separator, text = item.partition("=")
     if not separator or not key:
         raise UserError(f"--set {item!r}: write key=value, for example train.steps=200")
@@ -84,72 +100,113 @@ def apply_set(raw: dict[str, Any], item: str) -> None:
         _place(raw, key, value)
         return
     check_field(key, "--set")
-    axes = raw.setdefault("axes", {})
-    for axis in [axis for axis in axes if _within(axis, key)]:
+    axes, overrides = raw["axes"], raw.setdefault("overrides", [])
+    for axis in [axis for axis in axes if axis.startswith(f"{key}.")]:
         del axes[axis]
-    overrides = raw.setdefault("overrides", [])
-    if isinstance(value, list) and not key.startswith("model."):
-        axes[key] = value
-        for override in overrides:
-            _forget(override.get("set", {}), key.split("."))
-    else:
-        overrides.append({"where": {}, "set": _nest(key, value)})
-    if not axes:
-        axes["seed"] = [0]
+    if key.startswith("model.") or isinstance(value, Mapping):
+        axes.pop(key, None)
+        overrides.append({"set": _nest(key, value)})
+        if not axes:
+            axes["seed"] = [0]
+        return
+    axes[key] = value if isinstance(value, list) else [value]
+    for override in overrides:
+        override["set"] = nested(override["set"])
+        _forget(override["set"], key.split("."))
+    if not isinstance(value, list):
+        raw["include"] = [merge(nested(entry), _nest(key, value)) for entry in raw.get("include", [])]
 
 
 def expand(file: GridFile, where: str) -> list[Resolved]:
     """The cells of a grid, in the order of its axes, each once. Raises UserError for an impossible one."""
     for axis in file.axes:
         check_field(axis, f"{where}: axes")
-    for index, override in enumerate(file.overrides):
-        for key in _flatten(override.where):
-            check_field(key, f"{where}: overrides[{index}].where")
+    recipes = []
+    for at, override in enumerate(file.overrides):
+        validate(Cell, merge(nested(file.base), nested(override.set)), f"{where}: overrides[{at}].set")
+        recipes.append((wanted_values(override.where, f"{where}: overrides[{at}].where"), nested(override.set)))
     cells: dict[str, Resolved] = {}
     for raw in _combinations(file, where):
-        for override in file.overrides:
-            if matches(raw, override.where):
-                raw = merge(raw, nested(override.set))
-        resolved = resolve(raw, list(file.axes), where)
+        for wanted, settings in recipes:
+            if matches(raw, wanted, where):
+                raw = merge(raw, settings)
+        resolved = resolve(raw, where)
         check_stress(file.evaluate, resolved, where)
         cells.setdefault(resolved.id, resolved)
     if not cells:
         raise UserError(f"{where}: `exclude` leaves no cell")
-    return list(cells.values())
+    return named(list(cells.values()))
 
 
 def _combinations(file: GridFile, where: str) -> Iterator[dict[str, Any]]:
-    for key in (key for entry in file.exclude for key in _flatten(entry)):
-        check_field(key, f"{where}: exclude")
+    excluded = [wanted_values(entry, f"{where}: exclude") for entry in file.exclude]
     for values in itertools.product(*file.axes.values()):
         raw = nested(file.base)
         for axis, value in zip(file.axes, values, strict=True):
             raw = merge(raw, _nest(axis, value))
-        if not any(matches(raw, entry) for entry in file.exclude):
+        if not any(matches(raw, wanted, where) for wanted in excluded):
             yield raw
     for extra in file.include:
         yield merge(nested(file.base), nested(extra))
 
 
-def resolve(raw: Mapping[str, Any], axes: Sequence[str] = (), where: str = "cell") -> Resolved:
+def resolve(raw: Mapping[str, Any], where: str = "cell") -> Resolved:
     """A cell with defaults filled in, checked for what is impossible, and named by its content."""
+    from models import ARCHITECTURES
     from models.build import full_options
+    from models.build import resolve as architecture_class
+    from tasks.resolve import name_of
     from tasks.scenario import Scenario
 
     cell = validate(Cell, raw, where)
     try:
         scenario = Scenario(cell.task, cell.setting, cell.tool, form=cell.form)
         options, model_revision = full_options(cell.architecture, cell.size, cell.model)
+        _try_model(cell.architecture, cell.size, json.dumps(cell.model), len(scenario.vocabulary))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
-    data_seed = cell.seed if cell.data_seed is None else cell.data_seed
-    cell = cell.model_copy(update={"tool": scenario.tool_name, "data_seed": data_seed})
+    cell = cell.model_copy(
+        update={
+            "task": scenario.task.name,
+            "tool": scenario.tool_name,
+            "architecture": name_of(architecture_class(cell.architecture), ARCHITECTURES),
+            "data_seed": cell.seed if cell.data_seed is None else cell.data_seed,
+        }
+    )
+    training = changed(cell.train, leave_out=("validation",))  # it measures the weights and does not change them
     content = {
-        "cell": changed(cell, leave_out={"size", "model"}),
+        "cell": {**changed(cell, leave_out=("size", "model", "train")), "train": training},
         "model": options,
         "revisions": {"training": TRAINING_REVISION, "model": model_revision, **scenario.revisions},
     }
-    return Resolved(digest(content), name_of(cell, axes), cell)
+    return Resolved(digest(content), f"{cell.task} {cell.setting} {cell.architecture} seed={cell.seed}", cell)
+
+
+@cache
+def _try_model(architecture: str, size: str, options: str, vocabulary: int) -> None:
+    """Raise ValueError for options that do not go together; nothing is allocated."""
+    from models.build import build
+
+    build(architecture, size, vocabulary, json.loads(options), device="meta")
+
+
+def named(cells: list[Resolved]) -> list[Resolved]:
+    """Cells with names that tell apart those of one task, setting and architecture by what differs among them."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for cell in cells:
+        config = cell.config
+        group = groups.setdefault((config.task, config.setting, config.architecture), [])
+        group.append(_flatten(config.model_dump()))
+    result = []
+    for cell in cells:
+        config, mine = cell.config, _flatten(cell.config.model_dump())
+        others = groups[config.task, config.setting, config.architecture]
+        keys = dict.fromkeys(key for other in others for key in other)
+        varying = [key for key in keys if any(other.get(key) != mine.get(key) for other in others)]
+        told = [f"{key.split('.')[-1]}={mine.get(key)}" for key in varying if key not in ("seed", "data_seed")]
+        parts = [config.task, config.setting, config.architecture, *told, f"seed={config.seed}"]
+        result.append(replace(cell, name=" ".join(parts)))
+    return result
 
 
 def check_stress(evaluate: Evaluate, cell: Resolved, where: str) -> None:
@@ -167,7 +224,7 @@ def digest(content: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def changed(model: BaseModel, leave_out: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+def changed(model: BaseModel, leave_out: Sequence[str] = ()) -> dict[str, Any]:
     """The fields that differ from their defaults, so that a new field with a default renames no cell."""
     result = {}
     for name, field in type(model).model_fields.items():
@@ -182,15 +239,6 @@ def evaluation_id(evaluate: Evaluate) -> str:
     """Hash of the evaluation settings that change a result (which points there are does not)."""
     relevant = {name: getattr(evaluate, name) for name in ("mode", "rollout_max", "budget", "precision")}
     return digest({"revision": EVALUATION_REVISION, **relevant})
-
-
-def name_of(cell: Cell, axes: Sequence[str]) -> str:
-    """For example `addition interactive gru seed=1`."""
-    fixed = [cell.task, cell.setting, cell.architecture]
-    flat = _flatten(cell.model_dump())
-    plain = {"task", "setting", "architecture"}
-    extra = [f"{axis.split('.')[-1]}={flat.get(axis)}" for axis in axes if axis not in plain and axis != "seed"]
-    return " ".join([*fixed, *extra, f"seed={cell.seed}"])
 
 
 def validate(kind: type[Model], raw: Any, where: str) -> Model:
@@ -208,12 +256,14 @@ def _complaint(kind: type[BaseModel], item: Mapping[str, Any], where: str) -> st
         for part in item["loc"][:-1]:
             field = getattr(allowed, "model_fields", {}).get(part)
             allowed = field.annotation if field else allowed
+            allowed = next(iter(get_args(allowed)), allowed)  # the entries of a list
         *parents, key = (str(part) for part in item["loc"])
         inside = ": ".join([where, *([".".join(parents)] if parents else [])])
         return str(unknown("key", key, getattr(allowed, "model_fields", {}), inside))
     given = item.get("input")
     shown = f", not {given!r}" if isinstance(given, str | int | float) and item["type"] != "missing" else ""
-    return f"{where}: {place}: {item['msg'].removeprefix('Value error, ')}{shown}"
+    where = f"{where}: {place}" if place else where
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}{shown}"
 
 
 def check_field(key: str, where: str) -> None:
@@ -223,14 +273,41 @@ def check_field(key: str, where: str) -> None:
         raise unknown("key", key, nested | set(Cell.model_fields) | {"model.OPTION"}, where)
 
 
-def matches(raw: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a cell has all the wanted values (a list: any of them); a field left out has its default."""
-    defaults = _flatten(Cell().model_dump())
-    flat = {**defaults, **_flatten(raw)}
-    return all(
-        flat.get(key) in value if isinstance(value, list) else flat.get(key) == value
-        for key, value in _flatten(wanted).items()
-    )
+def wanted_values(wanted: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
+    """Cell field -> the values that match, read as a cell would read them. Raises UserError for impossible ones."""
+    result = {}
+    for key, values in _flatten(nested(wanted)).items():
+        check_field(key, where)
+        result[key] = [_read(key, value, where) for value in (values if isinstance(values, list) else [values])]
+    return result
+
+
+def _read(key: str, value: Any, where: str) -> Any:
+    from models.build import resolve as architecture_class
+    from tasks import TASKS
+    from tasks.base import SETTINGS
+    from tasks.resolve import resolve as class_of
+    from tools import TOOLS
+
+    read = _flatten(validate(Cell, _nest(key, value), where).model_dump()).get(key)
+    try:
+        if key == "architecture":
+            architecture_class(value)
+        elif key in ("task", "tool") and value is not None:
+            class_of(key, value, TASKS if key == "task" else TOOLS)
+        elif key == "setting" and value not in SETTINGS:
+            raise unknown("setting", value, SETTINGS)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    return read
+
+
+def matches(raw: Mapping[str, Any], wanted: Mapping[str, list[Any]], where: str) -> bool:
+    """Whether a cell has, for every field, one of the wanted values; a field left out has its default."""
+    if not wanted:
+        return True
+    flat = _flatten(validate(Cell, raw, where).model_dump())
+    return all(flat.get(key) in values for key, values in wanted.items())
 
 
 def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,6 +323,8 @@ def nested(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys (`train.steps: 5`) written as nested mappings."""
     result: dict[str, Any] = {}
     for key, value in raw.items():
+        if not isinstance(key, str):
+            raise UserError(f"key {key!r} is not a name")
         result = merge(result, _nest(key, nested(value) if isinstance(value, Mapping) else value))
     return result
 
@@ -272,10 +351,6 @@ def _place(raw: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(raw, dict):
             raise UserError(f"--set {key}: {parent} is not a mapping")
     raw[last] = value
-
-
-def _within(axis: str, key: str) -> bool:
-    return axis == key or axis.startswith(f"{key}.")
 
 
 def _forget(settings: dict[str, Any], path: list[str]) -> None:

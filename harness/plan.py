@@ -91,8 +91,8 @@ def print_plan(grid: Grid, store: Store | None) -> None:
         table.add_column(column, justify="right")
     for item in estimates:
         numbers = (item.parameters, item.train_tokens, item.train_flops, item.evaluate_tokens, item.evaluate_flops)
-        points = f"{len(item.todo.points)}/{item.points} points"
-        todo = f"train, {points}" if item.todo.training else points if item.todo else "done"
+        left = f"{len(item.todo.points)}/{item.points} points"
+        todo = f"train, {left}" if item.todo.training else left if item.todo else "done"
         table.add_row(item.cell.name, item.cell.id, todo, *map(short, numbers))
     _print(table)
     points = sum(len(item.todo.points) for item in estimates)

@@ -5,7 +5,7 @@
     cells/ID/training.pt                training checkpoint (dropped when the cell is published)
     cells/ID/weights-HASH.pt            weights, named by their content
     cells/ID/published.json             which weights are the cell's: the first writer wins
-    cells/ID/curve.parquet              training curve
+    cells/ID/curve-HASH.parquet         the training curve of those weights
     cells/ID/rows/POINT.parquet         result rows of one point, written whole or not at all
     cells/ID/logs/ATTEMPT.log           what the worker had to say
     ledger/ATTEMPT.start.json, ATTEMPT.end.json
@@ -22,6 +22,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,8 +79,10 @@ class Store:
                     raise UserError(f"store {self.url!r}: no Lengthwise store is there; `lengthwise run` makes one")
                 self.create("lengthwise.json", json.dumps({"format": FORMAT}).encode())
                 text = self.read("lengthwise.json")
-            version = json.loads(text)["format"]
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            version = int(json.loads(text)["format"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"store {self.url!r} cannot be used: {type(error).__name__}: {error}") from error
         if version > FORMAT:
             raise UserError(
@@ -97,6 +100,8 @@ class Store:
             data: bytes = self.fs.cat_file(self.path(name))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise UserError(f"store {self.url!r}: {name} cannot be read ({error})") from error
         return data
 
     def read(self, name: str) -> bytes:
@@ -158,39 +163,49 @@ class Store:
         return sorted(name for path in paths if not (name := path.rstrip("/").rsplit("/", 1)[-1]).endswith(".tmp"))
 
     def delete(self, name: str) -> None:
-        if self.exists(name):
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
     # JSON and Parquet ------------------------------------------------------------------------------------------
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
+    def read_json(self, name: str, needed: frozenset[str] = frozenset()) -> dict[str, Any] | None:
+        """A JSON file with the keys `needed`; None when it is not there. Raises UserError when it is damaged."""
         data = self._cat(name)
         if data is None:
             return None
         try:
             value: dict[str, Any] = json.loads(data)
+            if not isinstance(value, dict) or not needed <= value.keys():
+                raise ValueError(f"not a mapping with {', '.join(sorted(needed)) or 'keys'}")
         except ValueError as error:
-            raise UserError(f"store {self.url!r}: {name} is not valid JSON ({error}); move it away to go on") from error
+            raise UserError(f"store {self.url!r}: {name} is damaged ({error}); move it away to go on") from error
         return value
 
-    def read_table(self, name: str) -> list[dict[str, Any]]:
+    def read_table(self, name: str, kind: Table) -> list[dict[str, Any]]:
+        """Records of a table; a column not known when they were written is null. Raises UserError for damage."""
         import pyarrow
         import pyarrow.parquet
 
         try:
-            records: list[dict[str, Any]] = pyarrow.parquet.read_table(io.BytesIO(self.read(name))).to_pylist()
-        except pyarrow.ArrowException as error:
+            table = pyarrow.parquet.read_table(io.BytesIO(self.read(name)), page_checksum_verification=True)
+            if unknown := set(table.column_names) - kind.keys():
+                raise ValueError(f"unknown columns {', '.join(sorted(map(repr, unknown)))}")
+            records: list[dict[str, Any]] = table.to_pylist()
+        except UserError:
+            raise
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise UserError(
                 f"store {self.url!r}: {name} is not a whole Parquet file ({' '.join(str(error).split())[:120]}); "
                 "move it away and run the grid again: what it held will be made anew"
             ) from error
-        return records
+        return [{**dict.fromkeys(kind), **record} for record in records]
 
     # cells -----------------------------------------------------------------------------------------------------
 
     def published(self, cell: str) -> dict[str, Any] | None:
         """What is known of the cell's trained weights; None while it has none."""
-        return self.read_json(f"cells/{cell}/published.json")
+        return self.read_json(f"cells/{cell}/published.json", frozenset({"checkpoint"}))
 
     def extents(self, cell: str) -> list[Extent]:
         """The row files of a cell."""
@@ -205,18 +220,19 @@ class Store:
         """All result rows of a cell, each point and problem once."""
         seen = set()
         for extent in self.extents(cell):
-            for row in self.read_table(f"cells/{cell}/rows/{extent.file}"):
+            for row in self.read_table(f"cells/{cell}/rows/{extent.file}", ROWS):
                 key = (row["checkpoint"], row["evaluation"], row["length"], row["stress"], row["index"])
                 if key not in seen:
                     seen.add(key)
                     yield row
 
     def curve(self, cell: str) -> list[dict[str, Any]]:
-        name = f"cells/{cell}/curve.parquet"
-        return self.read_table(name) if self.exists(name) else []
+        """The training curve of the cell's published weights."""
+        published = self.published(cell)
+        return self.read_table(f"cells/{cell}/curve-{published['checkpoint']}.parquet", CURVES) if published else []
 
-    def write_curve(self, cell: str, curve: Iterable[dict[str, Any]]) -> None:
-        self.write(f"cells/{cell}/curve.parquet", parquet(CURVES, list(curve)))
+    def write_curve(self, cell: str, checkpoint: str, curve: Iterable[dict[str, Any]]) -> None:
+        self.create(f"cells/{cell}/curve-{checkpoint}.parquet", parquet(CURVES, list(curve)))
 
     # ledger ----------------------------------------------------------------------------------------------------
 
@@ -256,5 +272,7 @@ def parquet(table: Table, records: list[dict[str, Any]]) -> bytes:
     schema = pyarrow.schema([(name, types[kind]) for name, (kind, _) in table.items()])
     sink = io.BytesIO()
     complete = [{name: record.get(name) for name in table} for record in records]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(complete, schema=schema), sink, compression="zstd")
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(complete, schema=schema), sink, compression="zstd", write_page_checksum=True
+    )
     return sink.getvalue()

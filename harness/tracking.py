@@ -90,7 +90,7 @@ class Tracker:
 
     def finish_grid(self, grid: Grid, store: Store) -> None:
         """Attach report and grid file; make up for what was missed while the server did not answer."""
-        self.jobs.put(lambda mirror: mirror.rebuild() if self.missed else mirror.finish())
+        self.jobs.put(lambda mirror: mirror.rebuild() if self.missed or mirror.incomplete() else mirror.finish())
 
     def close(self) -> None:
         """Wait, within bounds, until all is sent."""
@@ -256,6 +256,10 @@ class Mirror:
         logged = [Logged(name, value, start + step, step) for name, step, value in finite(metrics)]
         for batch in slices(logged, METRICS_PER_BATCH):
             self.client.log_batch(run.info.run_id, metrics=batch, synchronous=True)
+
+    def incomplete(self) -> bool:
+        """Some cell has no run: it was done before, for another grid or without MLflow."""
+        return any(cell.id not in self.runs for cell in self.grid.cells)
 
     def finish(self) -> None:
         """Attach grid file and report to the grid's run, and close it."""

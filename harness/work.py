@@ -7,6 +7,7 @@ import io
 import platform
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,7 @@ def run_cell(
     store.create(f"cells/{resolved.id}/cell.json", _json(config))
     if store.published(resolved.id) is None:
         publish(resolved, _train(resolved, run, store, notify, stop), store)
+    store.delete(f"cells/{resolved.id}/training.pt")
     evaluate_missing(resolved, evaluate, store, attempt, notify, stop)
 
 
@@ -91,7 +93,7 @@ def _train(resolved: Resolved, run: Run, store: Store, notify: _Notifier, stop: 
     from harness.train import train
 
     name = f"cells/{resolved.id}/training.pt"
-    resume = load(store, name) if store.exists(name) else None
+    resume = load(store, name, "move it away, and the cell is trained from the start") if store.exists(name) else None
     steps = resolved.config.train.steps
     return train(
         resolved.config,
@@ -104,7 +106,7 @@ def _train(resolved: Resolved, run: Run, store: Store, notify: _Notifier, stop: 
 
 
 def publish(resolved: Resolved, trained: Trained, store: Store) -> None:
-    """Make the weights the cell's own, unless another attempt was first; drop the training checkpoint."""
+    """Make the weights the cell's own, unless another attempt was first."""
     from harness.train import FIT, scenario_of
 
     cell, progress, model = f"cells/{resolved.id}", trained.progress, trained.model
@@ -129,9 +131,8 @@ def publish(resolved: Resolved, trained: Trained, store: Store) -> None:
         "train_kernels": kernels(model),
         "versions": versions(),
     }
-    store.write_curve(resolved.id, [{"cell": resolved.id, **record} for record in progress.curve])
+    store.write_curve(resolved.id, checkpoint, [{"cell": resolved.id, **record} for record in progress.curve])
     store.create(f"{cell}/published.json", _json(summary))
-    store.delete(f"{cell}/training.pt")
 
 
 def evaluate_missing(
@@ -160,7 +161,8 @@ def evaluate_missing(
         "device": device_name(model),
         "kernels": kernels(model),
     }
-    points = [Point(gap.length, gap.stress, gap.start, gap.stop) for gap in gaps]
+    diverged = _diverged(gaps, resolved, constant, store)
+    points = [Point(gap.length, gap.stress, gap.start, gap.stop, diverged[gap.length, gap.stress]) for gap in gaps]
     done = total - len(points)
     notify.evaluating(done, total)
     for point, rows in evaluate(model, scenario_of(resolved.config), points, settings, constant, stop):
@@ -169,6 +171,15 @@ def evaluate_missing(
         notify.evaluating(done, total, point, rows)
     if done < total:
         raise Stopped(f"stopped after {done} of {total} points")
+
+
+def _diverged(gaps: list[Gap], resolved: Resolved, constant: dict[str, Any], store: Store) -> Counter[tuple[int, str]]:
+    """Diverged problems of points that are being extended."""
+    if not any(gap.start for gap in gaps):
+        return Counter()
+    same = [(row, row["checkpoint"], row["evaluation"]) for row in store.rows(resolved.id)]
+    wanted = (constant["checkpoint"], constant["evaluation"])
+    return Counter((row["length"], row["stress"]) for row, *key in same if (*key,) == wanted and row["exact"] is False)
 
 
 def _extent(point: Point, constant: dict[str, Any]) -> Extent:
@@ -187,6 +198,8 @@ def load_model(resolved: Resolved, store: Store) -> Any:
         raise UserError(f"cell {resolved.id} ({resolved.name}) is not trained yet")
     name = f"cells/{resolved.id}/weights-{published['checkpoint']}.pt"
     held = load(store, name)
+    if not isinstance(held, dict) or held.keys() != {"weights", "vocabulary"}:
+        raise UserError(f"store {store.url!r}: {name} is damaged (it does not hold weights and vocabulary); {_AGAIN}")
     torch.set_num_threads(resolved.config.threads)
     scenario = scenario_of(resolved.config)
     if tuple(held["vocabulary"]) != scenario.vocabulary.tokens:
@@ -212,15 +225,15 @@ def dump(value: Any) -> bytes:
     return sink.getvalue()
 
 
-def load(store: Store, name: str) -> Any:
-    """A checkpoint file. Never runs code that is in it. Raises UserError when it is damaged."""
+def load(store: Store, name: str, remedy: str = _AGAIN) -> Any:
+    """A checkpoint file. Never runs code that is in it. Raises UserError with the remedy when it is damaged."""
     import torch
 
     data = store.read(name)
     try:
         return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises pickle, zip, key, runtime and end-of-file errors for a damaged file
-        raise UserError(f"store {store.url!r}: {name} is damaged ({type(error).__name__}); {_AGAIN}") from error
+        raise UserError(f"store {store.url!r}: {name} is damaged ({type(error).__name__}); {remedy}") from error
 
 
 def content_hash(weights: dict[str, Any]) -> str:

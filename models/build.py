@@ -76,7 +76,7 @@ def resolve(architecture: str) -> type[SequenceModel]:
     module, _, name = path.partition(":")
     try:
         kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise ValueError(f"architecture {architecture!r}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, SequenceModel)):
         raise ValueError(f"architecture {architecture!r}: not a class derived from models.base.SequenceModel")

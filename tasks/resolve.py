@@ -27,7 +27,7 @@ def resolve(kind: str, name: str, table: Mapping[str, str]) -> type:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error
     if not isinstance(found, type):
         raise ValueError(f"{kind} {name!r} is a {type(found).__name__}, must be a class")

@@ -34,7 +34,7 @@ class Tool(Protocol):
     """Commands completed since `start`."""
 
     longest_walk: int = 0
-    """Longest run of moves of one pointer in one direction with nothing but reads between; 0 without pointers."""
+    """Longest run of moves of one pointer or head in one direction, as the tool counts it; 0 without pointers."""
 
     def vocabulary(self) -> tuple[str, ...]:
         """The tokens the tool adds to a task's: its commands, and whatever else its replies hold."""

@@ -1,8 +1,10 @@
 """The command line: light, and clear about mistakes."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -116,6 +118,31 @@ def test_mistakes_get_one_line_and_exit_status_2(capsys, monkeypatch, grid, argu
     error = fails(capsys, monkeypatch, *[grid if argument == "GRID" else argument for argument in arguments])
     for part in parts:
         assert part in error
+
+
+def test_a_folder_with_packages_of_the_same_names_does_no_harm(tmp_path):
+    for name in ("models", "tasks", "tools", "reports"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('the wrong one')")
+    command = [sys.executable, "-c", "from harness.cli import main; main()", "plan", "demo"]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_said(capsys, monkeypatch, grid, tmp_path):
+    Store(str(tmp_path / "store")).open(create=True)
+    error = fails(
+        capsys, monkeypatch, "report", grid, "--store", str(tmp_path / "store"), "--out", "/nonexistent/x.html"
+    )
+    assert "/nonexistent/x.html" in error
+
+
+def test_links_in_the_documents_lead_somewhere():
+    root = Path(__file__).parents[2]
+    for page in (*root.glob("*.md"), *root.glob("docs/*.md")):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_a_damaged_row_file_stops_the_report_not_the_store(capsys, monkeypatch, grid, tmp_path):

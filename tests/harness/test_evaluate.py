@@ -74,12 +74,12 @@ def test_verified_rows_equal_live_rows(architecture):
         verified = rows_of(model, scenario, 2, rollout_max=COUNT, chunk=chunk, batch=batch)
         lived = rows_of(model, scenario, 2, mode="live")
         diverged = [row for row in verified if not row["exact"]]
-        assert 0.1 * COUNT <= len(diverged) <= 0.9 * COUNT
+        assert 0.2 * COUNT <= len(diverged) <= 0.8 * COUNT
         assert any(10 < row["divergence"] < row["tokens"] - 10 for row in diverged)
         compared, rolled = assert_same(verified, lived)
         assert compared >= 0.8 * COUNT
         assert rolled >= 1
-        replayed = [row["replay_equal"] for row in verified if row["replay_equal"] is not None]
+        replayed = [row["replay_equal"] for row in verified if row["replay_equal"] is not None and not row["near_tie"]]
         assert replayed
         assert all(replayed)
 
@@ -161,7 +161,7 @@ def test_a_broken_step_makes_the_standing_check_fail(gru):
             logits, state = model.step(tokens, state)
             return -logits, state
 
-    rows = rows_of(Broken(), scenario, 3, replay=1.0)
+    rows = rows_of(Broken(), scenario, 2, replay=1.0)
     assert False in [row["replay_equal"] for row in rows]
 
 

@@ -1,6 +1,5 @@
 """SIGKILL of everything at once, as when a machine goes down, then the same command again: the same rows."""
 
-import os
 import random
 import signal
 import subprocess
@@ -93,7 +92,6 @@ def rows_of(store, grid):
 @pytest.mark.slow
 @pytest.mark.ray
 def test_killed_at_named_phases_and_at_random_the_rows_are_the_same(tmp_path):
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     grid = tmp_path / "faults.yaml"
     grid.write_text(GRID)
     undisturbed, store = tmp_path / "undisturbed", tmp_path / "store"
@@ -104,11 +102,27 @@ def test_killed_at_named_phases_and_at_random_the_rows_are_the_same(tmp_path):
     kill_everything(driver)
     kill_while_writing(grid, store, "training.pt.*")
     kill_while_writing(grid, store, "rows/*")
-    for _ in range(2):
-        driver = start(grid, store)
-        time.sleep(random.uniform(6, 14))
-        if driver.poll() is None:
-            kill_everything(driver)
     assert start(grid, store).wait(timeout=300) == 0
     assert rows_of(store, grid) == rows_of(undisturbed, grid)
     assert len(rows_of(store, grid)) == 4 * (7 + 8 + 8 + 8)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_killed_at_random_moments_the_rows_are_the_same(tmp_path):
+    grid = tmp_path / "faults.yaml"
+    grid.write_text(GRID)
+    undisturbed, store = tmp_path / "undisturbed", tmp_path / "store"
+    began = time.monotonic()
+    assert start(grid, undisturbed).wait(timeout=300) == 0
+    whole = time.monotonic() - began
+    seed = random.randrange(10**6)
+    print(f"random moments from seed {seed}")
+    moments = random.Random(seed)
+    for _ in range(2):
+        driver = start(grid, store)
+        time.sleep(moments.uniform(0.2, 0.5) * whole)
+        assert driver.poll() is None, "it ended before it could be killed"
+        kill_everything(driver)
+    assert start(grid, store).wait(timeout=300) == 0
+    assert rows_of(store, grid) == rows_of(undisturbed, grid)

@@ -120,6 +120,18 @@ def test_raising_a_revision_names_a_new_cell(tmp_path, monkeypatch, owner):
         ({"exclude": [{"seed": [0, 1]}]}, ["no cell"]),
         ({"name": "a b"}, ["name"]),
         ({"run": {"workers": 0}}, ["run.workers"]),
+        ({"exclude": [{"architecture": "grru"}]}, ["exclude", "grru", "gru"]),
+        ({"exclude": [{"setting": "directly"}]}, ["exclude", "directly", "direct"]),
+        ({"overrides": [{"where": {"task": "sums"}, "set": {}}]}, ["where", "sums", "addition"]),
+        ({"overrides": [{"where": {"seed": 77}, "set": {"train": {"stepz": 3}}}]}, ["stepz", "steps"]),
+        ({"overrides": [{"wher": {}, "set": {}}]}, ["wher", "mean 'where'"]),
+        ({"base": {"train": {"batch": 5000}}}, ["train.batch", "4096"]),
+        ({"base": {"train": {"learning_rate": float("inf")}}}, ["train.learning_rate", "finite"]),
+        ({"base": {"train": {1: 2}}}, ["key 1"]),
+        ({"axes": {"seed": [2**70]}}, ["seed"]),
+        ({"axes": {"architecture": ["transformer"]}, "base": {"model": {"heads": 5}}}, ["heads", "5", "d_model"]),
+        ({"base": {"task": "..x:Y"}}, ["..x:Y"]),
+        ({"axes": {"seed": []}}, ["grid.yaml: axis 'seed'"]),
     ],
 )
 def test_mistakes_get_one_clear_line(tmp_path, change, parts):
@@ -142,6 +154,69 @@ def complaint_of(path):
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "change", [{"axes": None}, {"overrides": None}, {"overrides": "x"}, {"overrides": ["x"]}, {"axes": {1: [0]}}]
+)
+def test_sets_do_not_hide_what_is_wrong_with_the_file(tmp_path, change):
+    text = yaml.safe_dump({**yaml.safe_load(BASE), **change})
+    assert complaint(tmp_path, text, ["seed=[1]"]) == complaint(tmp_path, text)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    assert "'seed' stands twice" in complaint(tmp_path, BASE.replace("seed: [0, 1]", "seed: [0]\n  seed: [1]"))
+
+
 @pytest.mark.parametrize("item", ["steps", "=4", "train.stepz=4", "seed=[", "evaluate.problem=3"])
 def test_bad_sets(tmp_path, item):
     assert complaint(tmp_path, BASE, [item])
+
+
+@pytest.mark.parametrize("field", ["architecture", "setting"])
+def test_a_single_value_set_is_the_same_as_a_list_of_one(tmp_path, field):
+    text = changed(
+        exclude=[{"architecture": "lstm", "setting": "direct"}],
+        overrides=[{"where": {"architecture": "lstm"}, "set": {"train.steps": 99}}],
+    )
+    value = {"architecture": "lstm", "setting": "direct"}[field]
+    single = load(tmp_path, text, [f"{field}={value}"]).cells
+    assert single == load(tmp_path, text, [f"{field}=[{value}]"]).cells
+    assert {cell.id for cell in single} <= {cell.id for cell in load(tmp_path, text).cells}
+
+
+def test_values_are_compared_as_cells_read_them(tmp_path):
+    text = changed(
+        axes={"train.learning_rate": [0.001, 0.002]},
+        overrides=[{"where": {"train.learning_rate": "1e-3"}, "set": {"train.steps": 99}}],
+    )
+    steps = {cell.config.train.learning_rate: cell.config.train.steps for cell in load(tmp_path, text).cells}
+    assert steps == {0.001: 99, 0.002: 10}
+
+
+def test_other_names_for_the_same_thing_are_the_same_cell():
+    plain = grids.resolve({"architecture": "gru"})
+    for same in (
+        {"architecture": "models.recurrent:GRU"},
+        {"architecture": "gru", "task": "tasks.addition:Addition"},
+        {"architecture": "gru", "tool": "pointer", "data_seed": 0},
+        {"architecture": "gru", "train": {"validation": 5}},
+    ):
+        assert grids.resolve(same).id == plain.id
+
+
+def test_ids_stay_what_they_are():
+    """A cell keeps its id from version to version. If this fails because a default, a preset or a revision changed,
+    that is right when the cell now trains to other weights; otherwise stored results have lost their name."""
+    assert grids.resolve({"architecture": "gru"}).id == "814a89a4781fd917"
+    assert (
+        grids.resolve({"architecture": "mamba1", "setting": "direct", "train": {"steps": 7}}).id == "ca2607f4718fff6f"
+    )
+    defaults = {"max_length": 5, "steps": 1000, "batch": 128, "learning_rate": 1e-3, "weight_decay": 0.01}
+    defaults |= {"warmup": 0.1, "clip": 1.0, "validation": 128}
+    assert grids.Cell().train.model_dump() == defaults, "a changed default needs TRAINING_REVISION raised"
+
+
+def test_names_tell_cells_apart(tmp_path):
+    text = changed(axes={"train.steps": [5, 6], "setting": ["direct"]}, include=[{"train.steps": 7}])
+    names = [cell.name for cell in load(tmp_path, text).cells]
+    assert len(set(names)) == len(names)
+    assert "addition direct gru steps=5 seed=0" in names

@@ -81,7 +81,7 @@ def test_a_newer_store_is_refused(tmp_path):
         Store(str(tmp_path)).open()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "nonsense"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", "nonsense", '{"format": "x"}', '{"format": null}'])
 def test_a_damaged_version_file_is_said(tmp_path, content):
     (tmp_path / "lengthwise.json").write_text(content)
     with pytest.raises(UserError, match="cannot be used"):
@@ -108,3 +108,34 @@ def test_attempts_keep_the_first_word_on_how_they_ended(store):
     store.end_attempt("1", {"outcome": "lost"})
     assert [(a["attempt"], a["outcome"]) for a in store.attempts()] == [("1", "failed"), ("2", "running")]
     assert [a["attempt"] for a in store.attempts({"d"})] == ["2"]
+
+
+def test_flipped_bits_in_rows_are_never_read_as_rows(tmp_path):
+    import random
+
+    store = Store(str(tmp_path)).open(create=True)
+    rows = [{"cell": "c", "index": index, "length": 40, "output": "1 2 3" * index} for index in range(20)]
+    store.write_rows("c", EXTENT, rows)
+    path = tmp_path / "cells/c/rows" / EXTENT.file
+    whole, rng = path.read_bytes(), random.Random(0)
+    before = list(store.rows("c"))
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(damaged))
+        try:
+            assert [{name: row[name] for name in rows[0]} for row in store.rows("c")] == [
+                {name: row[name] for name in rows[0]} for row in before
+            ]
+        except UserError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"5", b"{", b"null"])
+def test_a_damaged_publication_is_named(tmp_path, content):
+    store = Store(str(tmp_path)).open(create=True)
+    store.write("cells/c/published.json", content)
+    with pytest.raises(UserError, match=r"published\.json is damaged"):
+        store.published("c")

@@ -60,7 +60,7 @@ def train(store):
     """Cell 0 as it lies in a store after training."""
     begin = {"cell": "cell0", "started": "2026-01-02T03:04:05+00:00"}
     store.begin_attempt("a1", begin)
-    store.write_curve("cell0", CURVE)
+    store.write_curve("cell0", HASH, CURVE)
     published = {"checkpoint": HASH, "validation_exact": 1.0, "train_seconds": 12.5, "parameters": 1234}
     store.create("cells/cell0/published.json", json.dumps(published).encode())
 
@@ -340,3 +340,16 @@ def test_summaries_leave_out_what_was_not_evaluated():
     ]
     found = summaries(points, 5, {"validation_exact": 0.99})
     assert found == {"validation_exact": 0.99, "exact_at_2x": 0.96, "exact_at_10x": 0.2, "longest_length_95": 10.0}
+
+
+def test_cells_that_were_done_before_get_their_runs(store):
+    """As when another grid, or a run without MLflow, has done them."""
+    grid = filled(store)
+    tracker = Tracker(None, store)
+    tracker.begin(grid, lambda text: None)
+    tracker.finish_grid(grid, store)
+    tracker.close()
+    found, count = runs(client_of(store))
+    assert count == 3
+    assert (found["cell0"].info.status, found["cell1"].info.status) == ("FINISHED", "FAILED")
+    assert found["parent"].info.status == "FAILED"

@@ -83,7 +83,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "phase", ["step", "checkpoint", "checkpoint_done", "weights", "published", "rows", "rows_done"]
+    "phase", ["step", "checkpoint", "checkpoint_done", "weights", "published", "published_done", "rows", "rows_done"]
 )
 def test_killed_anywhere_and_run_again_the_rows_are_the_same(store, undisturbed, monkeypatch, phase):
     writes = iter(range(1000))
@@ -108,6 +108,7 @@ def test_killed_anywhere_and_run_again_the_rows_are_the_same(store, undisturbed,
         "checkpoint_done": lambda: kill_at("write", "training.pt", after=True),
         "weights": lambda: kill_at("create", "weights-", after=True),
         "published": lambda: kill_at("create", "published.json"),
+        "published_done": lambda: kill_at("create", "published.json", after=True),
         "rows": lambda: kill_at("create", "/rows/"),
         "rows_done": lambda: kill_at("create", "/rows/", after=True),
     }
@@ -121,6 +122,7 @@ def test_killed_anywhere_and_run_again_the_rows_are_the_same(store, undisturbed,
         run_cell(cell(), EVALUATE, Run(checkpoint_seconds=1e-9), store, "a", report=report)
     run_cell(cell(), EVALUATE, Run(), store, "b")
     assert rows_of(store, cell()) == undisturbed
+    assert not store.exists(f"cells/{cell().id}/training.pt")
 
 
 def test_stopping_loses_nothing(store, undisturbed):
@@ -138,8 +140,10 @@ def test_the_first_published_weights_win(store):
 
     publish(cell(), train(cell().config), store)
     first = store.published(cell().id)
+    curve = store.curve(cell().id)
     publish(cell(), train(cell(seed=5).config), store)
     assert store.published(cell().id) == first
+    assert store.curve(cell().id) == curve
     run_cell(cell(), EVALUATE, Run(), store, "a")
     assert {row["checkpoint"] for row in store.rows(cell().id)} == {first["checkpoint"]}
 
@@ -207,3 +211,18 @@ def test_rolled_out_problems_stand_for_all_that_diverged():
         "answer_n": 2,
         "token_accuracy": 1.0,
     }
+
+
+def test_a_point_grown_in_steps_equals_one_made_at_once(store, tmp_path):
+    """`rollout_max` is a number per point, whatever the steps in which its problems were added."""
+    settings = Evaluate(lengths=[2], problems=12, rollout_max=3)
+    run_cell(cell(), settings.model_copy(update={"problems": 5}), Run(), store, "a")
+    run_cell(cell(), settings, Run(), store, "b")
+    other = Store(str(tmp_path / "other")).open(create=True)
+    run_cell(cell(), settings, Run(), other, "c")
+
+    def told(rows):
+        return [(row["index"], row["problem"], row["exact"], row["answer_right"], row["output"]) for row in rows]
+
+    assert told(rows_of(store, cell())) == told(rows_of(other, cell()))
+    assert sum(row["answer_right"] is not None for row in rows_of(store, cell())) == 3
