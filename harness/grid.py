@@ -168,6 +168,7 @@ def resolve(raw: Mapping[str, Any], where: str = "cell") -> Resolved:
     cell = cell.model_copy(
         update={
             "task": scenario.task.name,
+            "form": cell.form if cell.setting in ("interactive", "cot") else Cell().form,  # elsewhere nothing differs
             "tool": scenario.tool_name,
             "architecture": name_of(architecture_class(cell.architecture), ARCHITECTURES),
             "data_seed": cell.seed if cell.data_seed is None else cell.data_seed,

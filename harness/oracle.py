@@ -37,7 +37,7 @@ class ScriptedState:
     """Per row: the question so far, which known problem it is (-1: not yet), and how many tokens were seen."""
 
     question: Tensor
-    """int32 [B, limit]."""
+    """int32 [B, capacity]; the capacity grows with the question."""
     problem: Tensor
     """int64 [B]."""
     position: Tensor
@@ -45,19 +45,14 @@ class ScriptedState:
 
 
 class ScriptedModel(nn.Module):
-    """Knows the solver. `error_rate`: share of problems in which one error is planted, drawn from `error_seed`.
-
-    Raises ValueError when a question is longer than `question_limit` tokens.
-    """
+    """Knows the solver. `error_rate`: share of problems in which one error is planted, drawn from `error_seed`."""
 
     revision = 1
 
-    def __init__(
-        self, scenario: Scenario, error_rate: float = 0.0, error_seed: int = 0, question_limit: int = 8192
-    ) -> None:
+    def __init__(self, scenario: Scenario, error_rate: float = 0.0, error_seed: int = 0) -> None:
         super().__init__()
         self.scenario = scenario
-        self.error_rate, self.error_seed, self.question_limit = error_rate, error_seed, question_limit
+        self.error_rate, self.error_seed = error_rate, error_seed
         self.device_marker = nn.Parameter(torch.zeros(1))
         self._known: dict[str, int] = {}
         self._scripts: list[Tensor] = []
@@ -69,11 +64,12 @@ class ScriptedModel(nn.Module):
     def cost(self, length: int) -> Any:
         from models.base import Cost
 
-        return Cost(parameters=0, flops=0.0, state_bytes=4 * self.question_limit + 16)
+        return Cost(parameters=0, flops=0.0, state_bytes=4 * length + 16)
 
     def initial_state(self, batch: int, device: Any = None) -> ScriptedState:
-        question = torch.zeros(batch, self.question_limit, dtype=torch.int32)
-        return ScriptedState(question, torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64))
+        return ScriptedState(
+            torch.zeros(batch, 0, dtype=torch.int32), torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
+        )
 
     def forward(
         self, tokens: Tensor, state: ScriptedState | None = None, lengths: Tensor | None = None
@@ -81,7 +77,10 @@ class ScriptedModel(nn.Module):
         """tokens: int64 [B, T]; logits: [B, T, V], MARGIN at the scripted next token, else 0."""
         batch, width = tokens.shape
         old = self.initial_state(batch) if state is None else state
-        new = ScriptedState(old.question.clone(), old.problem.clone(), old.position.clone())
+        unread = old.position[old.problem < 0]
+        room = int(unread.max()) + width if len(unread) else 0
+        question = nn.functional.pad(old.question, (0, max(0, room - old.question.shape[1])))
+        new = ScriptedState(question.clone(), old.problem.clone(), old.position.clone())
         following = torch.zeros(batch, width, dtype=torch.int64)
         for row in range(batch):
             size = width if lengths is None else int(lengths[row])
@@ -96,8 +95,6 @@ class ScriptedModel(nn.Module):
     def _read(self, tokens: Tensor, following: Tensor, state: ScriptedState, row: int) -> None:
         at, seen = 0, int(state.position[row])
         while at < len(tokens) and state.problem[row] < 0:
-            if seen >= self.question_limit:
-                raise ValueError(f"a question longer than {self.question_limit} tokens; raise question_limit")
             state.question[row, seen] = tokens[at]
             at, seen = at + 1, seen + 1
             if tokens[at - 1] == self._end:

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from tasks.agent import Agent
 from tasks.base import ANSWER, Problem, Sampler, Task
+from tasks.digits import add, is_number, random_digits, random_number, seek, sparse_number, walk
 from tools.calculator import CALL, DIGITS, RUN, to_int
 
-_LIMB = 1_000
 _CARRIES = ("c0", "c1")
 _PROMPT = re.compile(r"\^(0|[1-9][0-9]*)\+(0|[1-9][0-9]*)=")
 _VALUES = {digit: int(digit) for digit in DIGITS}
@@ -70,11 +70,11 @@ class Addition(Task):
 
     def sample(self, rng: random.Random, length: int) -> Problem:
         """Both operands have exactly `length` digits."""
-        return _problem(_number(rng, length), _number(rng, length))
+        return _problem(random_number(rng, length), random_number(rng, length))
 
     def sample_training(self, rng: random.Random, max_length: int) -> Problem:
         """The lengths of the operands are independent."""
-        return _problem(_number(rng, rng.randint(1, max_length)), _number(rng, rng.randint(1, max_length)))
+        return _problem(random_number(rng, rng.randint(1, max_length)), random_number(rng, rng.randint(1, max_length)))
 
     def parse(self, prompt: Sequence[str]) -> Problem:
         match = _PROMPT.fullmatch("".join(prompt))
@@ -84,11 +84,11 @@ class Addition(Task):
         return problem
 
     def solve(self, problem: Problem, agent: Agent) -> None:
-        _walk(agent, "1", "+")
-        _walk(agent, "2", "=")
+        walk(agent, "1", "+")
+        walk(agent, "2", "=")
         _add(agent)
         agent.step("return")
-        _seek(agent, "2", ANSWER)
+        seek(agent, "2", ANSWER)
         agent.command("L2", "L2")
         _copy(agent)
 
@@ -102,7 +102,7 @@ class Addition(Task):
     def check(self, problem: Problem, output: Sequence[str]) -> bool:
         first, second = "".join(problem.prompt[1:-1]).split("+")
         given = "".join(output)
-        if set(output) - set(DIGITS) or not _is_number(given) or len(given) > problem.length + 1:
+        if set(output) - set(DIGITS) or not is_number(given) or len(given) > problem.length + 1:
             return False
         return to_int(given) == to_int(first) + to_int(second)
 
@@ -110,24 +110,11 @@ class Addition(Task):
         operands = 10 if length == 1 else 9 * 10 ** (length - 1)
         return operands**2
 
-    def trajectory_length(self, problem: Problem) -> int:
+    def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """27 and 8 tokens for each digit of the longer and the shorter operand, 33, and 15 for a last carry."""
         longer = problem.length
         shorter = len(problem.prompt) - 3 - longer
         return 27 * longer + 8 * shorter + 33 + 15 * (len(problem.answer) - longer)
-
-
-def _walk(agent: Agent, pointer: str, target: str) -> None:
-    """Walk a pointer right to `target` and one step back, onto a least significant digit."""
-    agent.step("walk")
-    _seek(agent, pointer, target)
-    agent.command("L" + pointer)
-
-
-def _seek(agent: Agent, pointer: str, target: str) -> None:
-    command, read, right = agent.command, "r" + pointer, "R" + pointer
-    while command(read) != (target,):
-        command(right)
 
 
 def _add(agent: Agent) -> None:
@@ -166,60 +153,28 @@ def _copy(agent: Agent) -> None:
 def _problem(first: str, second: str) -> Problem:
     all_nines_and_one = second == "1" and len(first) > 1 and set(first) == {"9"}
     length = max(len(first), len(second))
-    return Problem(("^", *first, "+", *second, "="), tuple(_sum(first, second)), length, reserved=all_nines_and_one)
-
-
-def _sum(first: str, second: str) -> str:
-    """The sum in limbs of 1,000 digits: linear in the length, where converting whole integers is quadratic."""
-    width = -(-max(len(first), len(second)) // _LIMB) * _LIMB
-    first, second = first.zfill(width), second.zfill(width)
-    limbs, carry = [], 0
-    for start in range(width - _LIMB, -1, -_LIMB):
-        stop = start + _LIMB
-        carry, limb = divmod(int(first[start:stop]) + int(second[start:stop]) + carry, 10**_LIMB)
-        limbs.append(str(limb).zfill(_LIMB))
-    return (str(carry) + "".join(reversed(limbs))).lstrip("0") or "0"
-
-
-def _is_number(digits: str) -> bool:
-    return digits.isascii() and digits.isdecimal() and (digits == "0" or digits[0] != "0")
-
-
-def _digits(rng: random.Random, count: int) -> str:
-    """Uniformly random digits, drawn 1,000 at a time."""
-    limbs = (min(_LIMB, count - start) for start in range(0, count, _LIMB))
-    return "".join(str(rng.randrange(10**size)).zfill(size) for size in limbs)
-
-
-def _number(rng: random.Random, length: int) -> str:
-    """A uniformly random number of exactly `length` digits; 0 has one."""
-    return _digits(rng, 1) if length == 1 else rng.choice("123456789") + _digits(rng, length - 1)
+    return Problem(("^", *first, "+", *second, "="), tuple(add(first, second)), length, reserved=all_nines_and_one)
 
 
 def _carries(rng: random.Random, length: int) -> Problem:
     """A carry that starts at the last digit and runs through all of them; one draw in eight is 99..9 + 1."""
     if rng.random() < 1 / 8:
         return _problem("9" * length, "1")
-    head = "" if length == 1 else rng.choice("12345678") + _digits(rng, length - 2)
+    head = "" if length == 1 else rng.choice("12345678") + random_digits(rng, length - 2)
     last = rng.randint(1, 9)
     return _problem(head + str(last), head.translate(_NINES_COMPLEMENT) + str(rng.randint(10 - last, 9)))
 
 
 def _unequal(rng: random.Random, length: int) -> Problem:
     """One operand has `length` digits, the other fewer, in either order; at length 1 both have one."""
-    operands = [_number(rng, length), _number(rng, rng.randint(1, max(1, length - 1)))]
+    operands = [random_number(rng, length), random_number(rng, rng.randint(1, max(1, length - 1)))]
     rng.shuffle(operands)
     return _problem(*operands)
 
 
 def _zeros(rng: random.Random, length: int) -> Problem:
     """Operands that are nearly all zeros; one draw in four adds 0 itself."""
-    second = "0" if rng.random() < 1 / 4 else _sparse(rng, length)
-    operands = [_sparse(rng, length), second]
+    second = "0" if rng.random() < 1 / 4 else sparse_number(rng, length)
+    operands = [sparse_number(rng, length), second]
     rng.shuffle(operands)
     return _problem(*operands)
-
-
-def _sparse(rng: random.Random, length: int) -> str:
-    tail = (rng.choice("123456789") if rng.random() < 1 / 10 else "0" for _ in range(length - 1))
-    return rng.choice("123456789") + "".join(tail)

@@ -117,6 +117,6 @@ class Task(ABC):
         """Number of distinct problems `sample` can give at this length; None if unknown."""
         return None
 
-    def trajectory_length(self, problem: Problem) -> int | None:
-        """Tokens of the interactive trajectory, question included, where that has a closed form."""
+    def trajectory_length(self, problem: Problem, form: str = "faithful") -> int | None:
+        """Tokens of the interactive trajectory in a form, question included, where that has a closed form."""
         return None

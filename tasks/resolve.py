@@ -26,8 +26,12 @@ def resolve(kind: str, name: str, table: Mapping[str, str]) -> type:
         raise unknown(kind, name, [*table, "an import path `module:Class`"])
     module, _, attribute = path.partition(":")
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
+        home = import_module(module)
+    except (ImportError, ValueError, TypeError, SyntaxError) as error:
+        raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error
+    try:
+        found = getattr(home, attribute)
+    except AttributeError as error:
         raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error
     if not isinstance(found, type):
         raise ValueError(f"{kind} {name!r} is a {type(found).__name__}, must be a class")

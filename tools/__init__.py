@@ -4,4 +4,6 @@ TOOLS = {
     "none": "tools.none:NoTool",
     "pointer": "tools.pointer:PointerMemory",
     "calculator": "tools.calculator:Calculator",
+    "tape": "tools.tape:Tape",
+    "search": "tools.search:SearchMemory",
 }

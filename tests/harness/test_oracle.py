@@ -5,6 +5,7 @@ import pytest
 from harness.config import Evaluate
 from harness.evaluate import Point, evaluate
 from harness.oracle import KINDS, ScriptedModel
+from tasks import TASKS
 from tasks.addition import Addition
 from tasks.problems import problems
 from tasks.scenario import Scenario
@@ -98,7 +99,39 @@ def test_rollouts_are_bounded_and_take_the_first_diverged_problems():
     assert all(row["answer_right"] is None for row in diverged[5:])
 
 
-def test_a_question_that_is_too_long_is_said():
-    scenario = Scenario("addition", "direct")
-    with pytest.raises(ValueError, match="question_limit"):
-        rows_of(ScriptedModel(scenario, question_limit=10), scenario, 20, 1)
+def scenarios(settings):
+    """Every task in these settings, with every form."""
+    for name in TASKS:
+        task = Scenario(name, "direct").task
+        for setting in settings:
+            for form in task.forms if setting in task.settings else ():
+                yield Scenario(name, setting, form=form)
+
+
+@pytest.mark.parametrize(
+    "scenario", scenarios(("interactive", "cot")), ids=lambda s: f"{s.task.name}-{s.setting}-{s.form}"
+)
+def test_every_task_through_the_evaluation_path(scenario):
+    for length in (1, 5):
+        rows = rows_of(ScriptedModel(scenario), scenario, length, 4, rollout_max=4)
+        assert rows
+        assert all(row["exact"] and row["answer_right"] for row in rows)
+    model = ScriptedModel(scenario, error_rate=1.0)
+    planted = {problem.key: model.planted(problem) for problem in problems(scenario.task, "evaluation", 5, 6)}
+    for row in rows_of(model, scenario, 5, 6, rollout_max=6):
+        error = planted[row["problem"]]
+        assert (row["divergence"], row["failure"]) == (error.position, error.failure)
+
+
+LARGEST = {"multiplication": 1000, "hanoi": 12, "hanoi_recursive": 12, "logical_graph": 1000, "increment": 1000}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGEST)
+def test_the_longest_problems_of_the_paper(name):
+    for form in Scenario(name, "direct").task.forms:
+        scenario = Scenario(name, "interactive", form=form)
+        [row] = rows_of(ScriptedModel(scenario), scenario, LARGEST[name], 1)
+        assert row["exact"]
+        assert row["answer_right"]
+        print(name, form, row["tokens"])

@@ -1,0 +1,66 @@
+"""What the arithmetic tasks share: numbers of any length as decimal text, and pointers walking over them."""
+
+from __future__ import annotations
+
+import random
+
+from tasks.agent import Agent
+
+LIMB = 1_000
+"""Digits handled at a time: whole numbers take quadratic time to convert, and past 4,300 digits Python refuses."""
+
+
+def walk(agent: Agent, pointer: str, target: str) -> None:
+    """Walk a pointer right to `target` and one step back, onto a least significant digit."""
+    agent.step("walk")
+    seek(agent, pointer, target)
+    agent.command("L" + pointer)
+
+
+def seek(agent: Agent, pointer: str, target: str) -> None:
+    command, read, right = agent.command, "r" + pointer, "R" + pointer
+    while command(read) != (target,):
+        command(right)
+
+
+def add(first: str, second: str) -> str:
+    """The sum in limbs of 1,000 digits: linear in the length, where converting whole integers is quadratic."""
+    width = -(-max(len(first), len(second)) // LIMB) * LIMB
+    first, second = first.zfill(width), second.zfill(width)
+    limbs, carry = [], 0
+    for start in range(width - LIMB, -1, -LIMB):
+        stop = start + LIMB
+        carry, limb = divmod(int(first[start:stop]) + int(second[start:stop]) + carry, 10**LIMB)
+        limbs.append(str(limb).zfill(LIMB))
+    return (str(carry) + "".join(reversed(limbs))).lstrip("0") or "0"
+
+
+def multiply(first: str, second: int) -> str:
+    """The product with a small factor in limbs of 1,000 digits: linear in the length."""
+    width = -(-len(first) // LIMB) * LIMB
+    first = first.zfill(width)
+    limbs, carry = [], 0
+    for stop in range(width, 0, -LIMB):
+        carry, limb = divmod(int(first[stop - LIMB : stop]) * second + carry, 10**LIMB)
+        limbs.append(str(limb).zfill(LIMB))
+    return (str(carry) + "".join(reversed(limbs))).lstrip("0") or "0"
+
+
+def is_number(digits: str) -> bool:
+    return digits.isascii() and digits.isdecimal() and (digits == "0" or digits[0] != "0")
+
+
+def random_digits(rng: random.Random, count: int) -> str:
+    """Uniformly random digits, drawn 1,000 at a time."""
+    limbs = (min(LIMB, count - start) for start in range(0, count, LIMB))
+    return "".join(str(rng.randrange(10**size)).zfill(size) for size in limbs)
+
+
+def random_number(rng: random.Random, length: int) -> str:
+    """A uniformly random number of exactly `length` digits; 0 has one."""
+    return random_digits(rng, 1) if length == 1 else rng.choice("123456789") + random_digits(rng, length - 1)
+
+
+def sparse_number(rng: random.Random, length: int) -> str:
+    tail = (rng.choice("123456789") if rng.random() < 1 / 10 else "0" for _ in range(length - 1))
+    return rng.choice("123456789") + "".join(tail)
