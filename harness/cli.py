@@ -176,6 +176,29 @@ def trace(
 
 
 @app.command()
+def check(
+    task: Annotated[str, typer.Argument(help="A task's name, or module:Class.")],
+    lengths: Annotated[str, typer.Option(help="Lengths to look at, with commas.")] = "1,2,3,5",
+    count: Annotated[int, typer.Option("--problems", min=1, help="Problems of each.")] = 8,
+) -> None:
+    """Check that a task keeps its promises: oracle, checker, length formula, splits, vocabulary."""
+    from harness.check import check as look
+    from harness.errors import UserError
+
+    try:
+        wanted = [int(length) for length in lengths.split(",")]
+        findings = list(look(task, wanted, count))
+    except ValueError as error:
+        raise UserError(f"check: {error}") from error
+    for finding in findings:
+        typer.echo(f"{'ok   ' if finding.wrong is None else 'WRONG'} {finding.promise}")
+        if finding.wrong is not None:
+            typer.echo(f"      {finding.wrong}")
+    if any(finding.wrong is not None for finding in findings):
+        sys.exit(FAILED)
+
+
+@app.command()
 def models() -> None:
     """List the architectures."""
     from models.build import describe
@@ -229,6 +252,6 @@ def _headline(kind: type) -> str:
 
 def _print_list(lines: Iterable[tuple[str, str, str]]) -> None:
     for name, about, more in lines:
-        typer.echo(f"{name:12} {about}")
+        typer.echo(f"{name:16} {about}")
         if more:
-            typer.echo(f"{'':12} {more}")
+            typer.echo(f"{'':16} {more}")

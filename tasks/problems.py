@@ -116,7 +116,7 @@ def _distinct(task: Task, draws: Iterator[Problem], purpose: Purpose, count: int
             continue
         misses = 0
         seen.add(problem.key)
-        if split(problem) == purpose or _exempt(task, problem):
+        if split(problem) == purpose or exempt(task, problem):
             found.append(problem)
         elif not found:
             spare.append(problem)
@@ -126,11 +126,12 @@ def _distinct(task: Task, draws: Iterator[Problem], purpose: Purpose, count: int
 def _draw_training(task: Task, rng: random.Random, max_length: int) -> Problem:
     for _ in range(_TRAINING_TRIES):
         problem = task.sample_training(rng, max_length)
-        if split(problem) == "training" or _exempt(task, problem):
+        if split(problem) == "training" or exempt(task, problem):
             break
     return problem
 
 
-def _exempt(task: Task, problem: Problem) -> bool:
+def exempt(task: Task, problem: Problem) -> bool:
+    """Whether the problem may serve all purposes, because there are too few of its length to split."""
     count = task.count(problem.length)
     return count is not None and count < EXEMPT

@@ -1,0 +1,166 @@
+"""`lengthwise check`: whether a task keeps what every task promises, for whoever adds one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from harness.config import Evaluate
+from harness.evaluate import Point, evaluate
+from harness.oracle import ScriptedModel
+from tasks.base import Problem, Role, Task
+from tasks.problems import exempt, problems, training_stream, validation_problems
+from tasks.scenario import Scenario
+
+MUTATIONS = 200
+SAMPLE = 200
+"""Problems of a training block that are looked at."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One promise: kept if `wrong` is None, else what was found instead."""
+
+    promise: str
+    wrong: str | None = None
+
+
+def check(task: str | type[Task], lengths: Sequence[int], count: int) -> Iterator[Finding]:
+    """Look at `count` problems of each length, in every setting, tool and form the task admits.
+
+    Raises ValueError for a task that cannot be found.
+    """
+    first = Scenario(task, _any_setting(task))
+    drawn = [(length, problems(first.task, "evaluation", length, count)) for length in lengths]
+    everything = [problem for _, some in drawn for problem in some]
+    yield _kept("prompts parse, and end with the mark that ends them", lambda: _prompts(first.task, everything))
+    yield _kept("the same seed draws the same problems, and different ones differ", lambda: _draws(first.task, lengths))
+    yield _kept("training, validation and evaluation share no problem", lambda: _disjoint(first.task, lengths))
+    yield _kept("the checker takes right answers and refuses changed ones", lambda: _checker(first.task, everything))
+    for scenario in scenarios(first.task):
+        name = f"{scenario.setting}, tool {scenario.tool_name}, form {scenario.form}"
+        oracle, planted = partial(_oracle, scenario, lengths, count), partial(_planted, scenario, lengths, count)
+        yield _kept(f"{name}: the oracle is exact through the evaluation", oracle)
+        yield _kept(f"{name}: every planted error is found", planted)
+        if scenario.setting == "interactive":
+            yield _kept(f"{name}: trajectories are as long as stated", partial(_lengths, scenario, everything))
+
+
+def scenarios(task: Task) -> Iterator[Scenario]:
+    """Everything the task can be trained in."""
+    for setting, tools in task.settings.items():
+        for tool in tools:
+            for form in task.forms if setting in ("interactive", "cot") else task.forms[:1]:
+                yield Scenario(task, setting, tool, form=form)
+
+
+def _any_setting(task: str | type[Task]) -> str:
+    from tasks import TASKS
+    from tasks.resolve import resolve
+
+    kind = resolve("task", task, TASKS) if isinstance(task, str) else task
+    return str(next(iter(kind.settings)))  # type: ignore[attr-defined]
+
+
+def _kept(promise: str, look: Callable[[], str | None]) -> Finding:
+    try:
+        return Finding(promise, look())
+    except Exception as error:  # whatever a broken task raises is a finding
+        return Finding(promise, f"{type(error).__name__}: {error}")
+
+
+def _prompts(task: Task, drawn: Sequence[Problem]) -> str | None:
+    for problem in drawn:
+        if task.parse(problem.prompt) != problem:
+            return f"parse gives another problem for {' '.join(problem.prompt)!r}"
+        if problem.prompt.index(task.prompt_end) != len(problem.prompt) - 1:
+            return f"{task.prompt_end!r} is not the last token only in {' '.join(problem.prompt)!r}"
+    return None
+
+
+def _draws(task: Task, lengths: Sequence[int]) -> str | None:
+    for length in lengths:
+        one, again, other = (task.sample(random.Random(seed), length) for seed in (1, 1, 2))
+        if one != again:
+            return f"two problems of length {length} from one seed differ: something else than `rng` is random"
+        if one.length != length:
+            return f"sample gave length {one.length} when asked for {length}"
+        if one == other and (task.count(length) or 1000) > 100:
+            return f"two seeds gave the same problem of length {length}"
+    return None
+
+
+def _disjoint(task: Task, lengths: Sequence[int]) -> str | None:
+    longest = max(lengths)
+    purposes = (
+        training_stream(task, longest, 0, 0)[:SAMPLE],
+        validation_problems(task, longest, SAMPLE),
+        [problem for length in lengths for problem in problems(task, "evaluation", length, SAMPLE)],
+    )
+    keys = [{problem.key for problem in some if not exempt(task, problem)} for some in purposes]
+    shared = keys[0] & keys[1] | keys[0] & keys[2] | keys[1] & keys[2]
+    return f"{len(shared)} problems serve two purposes" if shared else None
+
+
+def _checker(task: Task, drawn: Sequence[Problem]) -> str | None:
+    rng, refused = random.Random(0), 0
+    for at in range(MUTATIONS):
+        problem = drawn[at % len(drawn)]
+        if not task.check(problem, problem.answer):
+            return f"the answer of {' '.join(problem.prompt)!r} is refused"
+        refused += not task.check(problem, _mutated(rng, task, problem.answer))
+    # A task may have several right answers, so some changes may pass; a checker that lets half of them pass is none.
+    return None if refused > MUTATIONS / 2 else f"only {refused} of {MUTATIONS} changed answers are refused"
+
+
+def _mutated(rng: random.Random, task: Task, answer: tuple[str, ...]) -> list[str]:
+    changed = list(answer)
+    at = rng.randrange(len(changed))
+    kind = rng.choice(("replace", "remove", "insert"))
+    if kind == "remove":
+        del changed[at]
+    else:
+        changed[at : at + (kind == "replace")] = [rng.choice([t for t in task.tokens if t != answer[at]])]
+    return changed
+
+
+def _oracle(scenario: Scenario, lengths: Sequence[int], count: int) -> str | None:
+    settings = Evaluate(lengths=tuple(lengths), problems=count)
+    points = [Point(length, "random", 0, count) for length in lengths]
+    for point, rows in evaluate(ScriptedModel(scenario), scenario, points, settings, {}):
+        for row in rows:
+            if not (row["exact"] and row["answer_right"] and row["replay_equal"] is not False):
+                return f"length {point.length}, {row['question']!r}: {row['failure'] or 'a live replay differs'}"
+    for length in lengths:
+        for problem in problems(scenario.task, "evaluation", length, count):
+            trajectory = scenario.record(problem)
+            output = [token for token, role in zip(trajectory.tokens, trajectory.roles) if role == Role.OUTPUT]
+            if not scenario.right(problem, output):
+                return f"length {length}: the solver answers {' '.join(output)!r} to {' '.join(problem.prompt)!r}"
+    return None
+
+
+def _planted(scenario: Scenario, lengths: Sequence[int], count: int) -> str | None:
+    model = ScriptedModel(scenario, error_rate=0.5)
+    settings = Evaluate(lengths=tuple(lengths), problems=count, rollout_max=count)
+    points = [Point(length, "random", 0, count) for length in lengths]
+    for point, rows in evaluate(model, scenario, points, settings, {}):
+        drawn = {problem.key: problem for problem in problems(scenario.task, "evaluation", point.length, count)}
+        for row in rows:
+            error = model.planted(drawn[row["problem"]])
+            found = (row["divergence"], row["failure"])
+            planted = (error.position, error.failure) if error else (None, None)
+            if found != planted:
+                return f"length {point.length}: planted {planted}, found {found} in {row['question']!r}"
+    return None
+
+
+def _lengths(scenario: Scenario, drawn: Sequence[Problem]) -> str | None:
+    for problem in drawn:
+        stated = scenario.task.trajectory_length(problem, scenario.form)
+        recorded = len(scenario.encoded(problem))
+        if stated not in (None, recorded):
+            return f"{recorded} tokens where {stated} are stated for {' '.join(problem.prompt)!r}"
+    return None

@@ -1,0 +1,68 @@
+"""`lengthwise check` passes what is right, and names what is not."""
+
+import pytest
+
+from harness.check import check
+from tasks import TASKS
+from tasks.addition import Addition
+from tasks.base import Problem
+
+
+def wrong(task, lengths=(1, 2, 4), count=4):
+    return {finding.promise: finding.wrong for finding in check(task, lengths, count) if finding.wrong is not None}
+
+
+@pytest.mark.parametrize("name", ["addition", "multiplication", "logical_graph", "palindrome", "hanoi_recursive"])
+def test_shipped_tasks_keep_their_promises(name):
+    assert name in TASKS
+    assert wrong(name) == {}
+
+
+class LenientChecker(Addition):
+    def check(self, problem, output):
+        return True
+
+
+class WrongSolver(Addition):
+    def solve(self, problem, agent):
+        agent.answer()
+        agent.output("9", "9", "9", "9", "9", "9")
+
+
+class WrongLength(Addition):
+    def trajectory_length(self, problem, form="faithful"):
+        return super().trajectory_length(problem, form) + 1
+
+
+class WrongParse(Addition):
+    def parse(self, prompt):
+        problem = super().parse(prompt)
+        return Problem(problem.prompt, problem.answer, problem.length + 1)
+
+
+class HiddenRandomness(Addition):
+    calls = 0
+
+    def sample(self, rng, length):
+        HiddenRandomness.calls += 1
+        rng.seed(HiddenRandomness.calls)
+        return super().sample(rng, length)
+
+
+class UnknownToken(Addition):
+    tokens = tuple(token for token in Addition.tokens if token != "c1")
+
+
+@pytest.mark.parametrize(
+    ("task", "promise"),
+    [
+        (LenientChecker, "checker"),
+        (WrongSolver, "interactive, tool pointer, form faithful: the oracle"),
+        (WrongLength, "as long as stated"),
+        (WrongParse, "prompts parse"),
+        (HiddenRandomness, "the same seed"),
+        (UnknownToken, "interactive, tool pointer, form faithful: the oracle"),
+    ],
+)
+def test_broken_tasks_are_named(task, promise):
+    assert any(promise in found for found in wrong(task))
