@@ -119,7 +119,7 @@ def test_rows_have_the_schema_and_sane_values(gru):
 def test_rows_do_not_depend_on_what_else_is_evaluated(gru):
     model, scenario = gru
     settings = Evaluate(lengths=[2, 3], problems=20)
-    alone = rows_of(model, scenario, 2, rollout_max=4, batch=20)[:20]
+    alone = rows_of(model, scenario, 3, rollout_max=4, batch=20)[:20]
     points = [Point(2, "random", 0, 20), Point(3, "random", 0, 20)]
     both = dict(evaluate(model, scenario, points, settings.model_copy(update={"rollout_max": 4, "batch": 20}), {}))
     ignored = {"seconds"}

@@ -144,8 +144,10 @@ def test_a_loss_that_is_not_finite_ends_training():
 
 
 def test_a_batch_larger_than_a_block_is_refused():
-    with pytest.raises(ValueError, match="at most"):
+    with pytest.raises(ValueError, match="less than or equal to 4096"):
         train(cell(batch=BLOCK + 1))
+    with pytest.raises(ValueError, match="at most"):
+        next(batches(scenario_of(cell()), 2, 0, BLOCK + 1))
 
 
 def test_it_learns():
