@@ -77,8 +77,10 @@ def _batch(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: E
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
-    rows = live(model, scenario, batch, settings) if settings.mode == "live" else None
-    rows = rows or verify_then_continue(model, scenario, batch, settings, room)
+    if settings.mode == "live":
+        rows = live(model, scenario, batch, settings)
+    else:
+        rows = verify_then_continue(model, scenario, batch, settings, room)
     seconds = (time.perf_counter() - began) / len(batch)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     for row in rows:

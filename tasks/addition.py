@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from tasks.agent import Agent
 from tasks.base import ANSWER, Problem, Sampler, Task
-from tasks.digits import add, is_number, random_digits, random_number, seek, sparse_number, walk
-from tools.calculator import CALL, DIGITS, RUN, to_int
+from tasks.digits import add, calculate, is_number, random_digits, random_number, seek, sparse_number, walk
+from tools.calculator import DIGITS, to_int
 
 _CARRIES = ("c0", "c1")
 _PROMPT = re.compile(r"\^(0|[1-9][0-9]*)\+(0|[1-9][0-9]*)=")
@@ -93,11 +93,7 @@ class Addition(Task):
         _copy(agent)
 
     def call(self, problem: Problem, agent: Agent) -> None:
-        agent.step("call")
-        result = agent.command(CALL, *problem.prompt[1:-1], RUN)[:-1]
-        agent.step("copy")
-        agent.answer()
-        agent.output(*result)
+        calculate(problem, agent)
 
     def check(self, problem: Problem, output: Sequence[str]) -> bool:
         first, second = "".join(problem.prompt[1:-1]).split("+")

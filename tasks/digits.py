@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 from tasks.agent import Agent
+from tasks.base import Problem
+from tools.calculator import CALL, RUN
 
 LIMB = 1_000
 """Digits handled at a time: whole numbers take quadratic time to convert, and past 4,300 digits Python refuses."""
@@ -21,6 +23,15 @@ def seek(agent: Agent, pointer: str, target: str) -> None:
     command, read, right = agent.command, "r" + pointer, "R" + pointer
     while command(read) != (target,):
         command(right)
+
+
+def calculate(problem: Problem, agent: Agent) -> None:
+    """Solve by one call of the calculator: the operands copied out as its arguments, its result as the output."""
+    agent.step("call")
+    result = agent.command(CALL, *problem.prompt[1:-1], RUN)[:-1]
+    agent.step("copy")
+    agent.answer()
+    agent.output(*result)
 
 
 def add(first: str, second: str) -> str:

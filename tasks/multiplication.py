@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from tasks.agent import Agent
 from tasks.base import ANSWER, Problem, Sampler, Task
-from tasks.digits import is_number, multiply, random_number, seek, sparse_number, walk
-from tools.calculator import CALL, DIGITS, RUN, to_int
+from tasks.digits import calculate, is_number, multiply, random_number, seek, sparse_number, walk
+from tools.calculator import DIGITS, to_int
 
 _CARRIES = tuple(f"c{carry}" for carry in range(10))
 _PROMPT = re.compile(r"\^(0|[1-9][0-9]*)\*(0|[1-9][0-9]*)=")
@@ -147,11 +147,7 @@ class Multiplication(Task):
         _copy(agent)
 
     def call(self, problem: Problem, agent: Agent) -> None:
-        agent.step("call")
-        result = agent.command(CALL, *problem.prompt[1:-1], RUN)[:-1]
-        agent.step("copy")
-        agent.answer()
-        agent.output(*result)
+        calculate(problem, agent)
 
     def check(self, problem: Problem, output: Sequence[str]) -> bool:
         first, second = _factors(problem)

@@ -91,7 +91,7 @@ def rows_of(store, grid):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_killed_at_named_phases_and_at_random_the_rows_are_the_same(tmp_path):
+def test_killed_at_named_phases_the_rows_are_the_same(tmp_path):
     grid = tmp_path / "faults.yaml"
     grid.write_text(GRID)
     undisturbed, store = tmp_path / "undisturbed", tmp_path / "store"
