@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from models.backbone import Block, Span, matrices
-from models.kernels.choose import attention
+from models.kernels.choose import attention, packed_attention
 from models.positions import Positions, alibi_slopes, rotary_tables, rotate
 
 
@@ -68,10 +68,12 @@ class Attention(Block):
         shape = (batch, self.kv_heads, self.window or 0, self.size)
         return Cache(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
 
-    def forward(self, x: Tensor, state: Cache | None, span: Span) -> tuple[Tensor, Cache]:
+    def forward(self, x: Tensor, state: Cache | None, span: Span) -> tuple[Tensor, Cache | None]:
         q, k, v = self._projected(x, span)
         seen = span.positions
-        if state is None:
+        if span.offsets is not None:
+            mixed = packed_attention(q, k, v, span.offsets, span.longest, self.window, self.slopes)
+        elif state is None:
             mixed = attention(q, k, v, seen, seen, 0, self.window, self.slopes)
             state = Cache(_kept(k), _kept(v)) if self.window is None else self._rolled(k, v, 0, span)
         elif self.window is None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Cost, SequenceModel
+from models.kernels.packing import places
 
 T = TypeVar("T")
 
@@ -41,6 +42,11 @@ class Span:
     in_place: bool
     """A single token whose call may modify the state it is given."""
     training: bool
+    offsets: Tensor | None = None
+    """int32 [S + 1]: the row is S sequences laid end to end, each from its initial state (see `SequenceModel.packed`);
+    None: every row is one sequence."""
+    longest: int = 0
+    """With `offsets`: no sequence has more tokens."""
     shared: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
@@ -56,6 +62,12 @@ class Span:
         return torch.arange(self.width, device=self.start.device) >= self.lengths[:, None]
 
     @cached_property
+    def places(self) -> Tensor:
+        """int64 [T]: with `offsets`, the place of each token within its own sequence."""
+        assert self.offsets is not None
+        return places(self.offsets, self.width)[1]
+
+    @cached_property
     def furthest(self) -> int:
         """The largest number of tokens any row has seen before."""
         return 0 if self.fresh else int(self.start.max())
@@ -63,6 +75,8 @@ class Span:
     @cached_property
     def positions(self) -> Tensor:
         """int64 [B, T], or [1, T] where all rows are equally far, which makes masks and tables smaller."""
+        if self.offsets is not None:
+            return self.places[None]
         steps = torch.arange(self.width, device=self.start.device)
         if self.fresh or bool((self.start == self.furthest).all()):
             return steps[None] + self.furthest
@@ -85,7 +99,10 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
-        """x: [B, T, D]; state: this block's, None when `span.fresh`. Returns [B, T, D] and the new state."""
+        """x: [B, T, D]; state: this block's, None when `span.fresh`. Returns [B, T, D] and the new state.
+
+        With `span.offsets`, x is [1, N, D] and the state returned is None.
+        """
 
     @abstractmethod
     def flops(self, length: int) -> float:
@@ -121,6 +138,8 @@ class Residual(Block):
 class Backbone(SequenceModel):
     """Embedding, blocks, final norm, linear head without bias (`tied`: its matrix is the embedding's)."""
 
+    packs = True
+
     def __init__(
         self, vocabulary: int, options: Any, blocks: Iterable[Block], norm: nn.Module, embedding_std: float, tied: bool
     ) -> None:
@@ -145,6 +164,10 @@ class Backbone(SequenceModel):
     ) -> tuple[Tensor, BackboneState]:
         return self._run(tokens, state, lengths, in_place=False)
 
+    def packed(self, tokens: Tensor, offsets: Tensor, longest: int) -> Tensor:
+        span = Span(tokens.new_zeros(1), len(tokens), None, True, False, self.training, offsets, longest)
+        return self._through(tokens[None], [None] * len(self.blocks), span)[0][0]
+
     def head(self, features: Tensor) -> Tensor:
         return self.logits(features)
 
@@ -167,12 +190,16 @@ class Backbone(SequenceModel):
         start = tokens.new_zeros(len(tokens)) if state is None else state.position
         span = Span(start, tokens.shape[1], lengths, state is None, in_place, self.training)
         before = [None] * len(self.blocks) if state is None else state.layers
+        features, after = self._through(tokens, before, span)
+        return features, BackboneState(start + span.counts, after)
+
+    def _through(self, tokens: Tensor, before: list[Any], span: Span) -> tuple[Tensor, list[Any]]:
         after = []
         x = self.embedding(tokens)
         for block, memory in zip(self.blocks, before, strict=True):
             x, memory = block(x, memory, span)
             after.append(memory)
-        return self.norm(x), BackboneState(start + span.counts, after)
+        return self.norm(x), after
 
 
 def matrices(module: nn.Module) -> int:

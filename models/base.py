@@ -48,6 +48,8 @@ class SequenceModel(nn.Module, ABC):
     """Raised whenever the same weights or the same training would give other results."""
     sizes: ClassVar[Mapping[str, Any]]
     """Size presets; their type is the architecture's options class."""
+    packs: ClassVar[bool] = False
+    """Whether it can train on several sequences in one row (`packed`)."""
     operations: tuple[str, ...] = ()
     """Operations that have, or may get, several implementations (see `models.kernels.choose`)."""
 
@@ -71,6 +73,14 @@ class SequenceModel(nn.Module, ABC):
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One token per row: int64 [B] -> logits [B, V] and the next state. May modify `state` in place."""
+
+    def packed(self, tokens: Tensor, offsets: Tensor, longest: int) -> Tensor:
+        """Features [N, D] of sequences laid end to end, each from its initial state; only where `packs`.
+
+        tokens: int64 [N]; offsets: int32 [S + 1] on the same device, ascending from 0 to N: sequence s is
+        tokens[offsets[s] : offsets[s + 1]]; longest: no sequence has more tokens.
+        """
+        raise NotImplementedError(f"{type(self).__name__} trains on padded rows")
 
     @abstractmethod
     def cost(self, length: int) -> Cost:

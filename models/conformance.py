@@ -138,6 +138,24 @@ def rows_are_independent(model: SequenceModel) -> None:
         _same(together[row : row + 1, : lengths[row]], alone, "a row depends on the other rows of its batch")
 
 
+def packing_changes_nothing(model: SequenceModel) -> None:
+    """Where the model packs: sequences laid end to end give the logits and the gradients of each alone."""
+    if not model.packs:
+        return
+    lengths = [37, 1, LENGTH, 64]
+    sequences = [random_tokens(model, 1, length, seed=length)[0] for length in lengths]
+    offsets = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    alone = torch.cat([model(tokens[None])[0][0] for tokens in sequences])
+    packed = model.head(model.packed(torch.cat(sequences), offsets, LENGTH + 3))
+    _same(packed.detach(), alone.detach(), "packed sequences differ from each alone")
+    weights = torch.randn(alone.shape, generator=torch.Generator().manual_seed(0))
+    parameters = list(model.parameters())
+    mine, theirs = (torch.autograd.grad((logits * weights).sum(), parameters) for logits in (packed, alone))
+    for name, one, other in zip(dict(model.named_parameters()), mine, theirs, strict=True):
+        gap = difference(one.detach(), other.detach())
+        assert gap <= 10 * TOLERANCE, f"the gradient of {name} changes by {gap:.1e} in packed sequences"
+
+
 @torch.no_grad()
 def logits_are_finite(model: SequenceModel) -> None:
     """Also past a row's length."""
@@ -165,6 +183,7 @@ CHECKS: tuple[Callable[[SequenceModel], None], ...] = (
     rows_move_between_states,
     sees_only_the_past,
     rows_are_independent,
+    packing_changes_nothing,
     logits_are_finite,
     states_its_cost,
 )

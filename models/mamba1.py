@@ -47,8 +47,8 @@ class CausalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, taps).uniform_(-(taps**-0.5), taps**-0.5))
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-(taps**-0.5), taps**-0.5))
 
-    def forward(self, x: Tensor, state: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        return causal_conv(x, self.weight, self.bias, state, lengths)
+    def forward(self, x: Tensor, state: Tensor | None, span: Span) -> tuple[Tensor, Tensor]:
+        return causal_conv(x, self.weight, self.bias, state, span.lengths, span.offsets, span.longest)
 
 
 class Mamba1Mixer(Block):
@@ -76,10 +76,10 @@ class Mamba1Mixer(Block):
         conv = torch.zeros(batch, self.d_conv - 1, self.inner, device=device)
         return MambaState(conv, torch.zeros(batch, self.inner, self.d_state, device=device))
 
-    def forward(self, x: Tensor, state: MambaState | None, span: Span) -> tuple[Tensor, MambaState]:
+    def forward(self, x: Tensor, state: MambaState | None, span: Span) -> tuple[Tensor, MambaState | None]:
         x, gate = self.in_proj(x).chunk(2, dim=-1)
         before = None if state is None else state.ssm
-        x, conv = self.conv(x, None if state is None else state.conv, span.lengths)
+        x, conv = self.conv(x, None if state is None else state.conv, span)
         x = silu(x)
         low, B, C = self.x_proj(x).split([self.rank, self.d_state, self.d_state], dim=-1)
         delta = softplus(self.dt_proj(low).float())
@@ -88,8 +88,10 @@ class Mamba1Mixer(Block):
             y, ssm = selective_step(x[:, 0], delta[:, 0], A, B[:, 0].float(), C[:, 0].float(), before)
             y = y[:, None]
         else:
-            y, ssm = selective_scan(x, stopped(delta, span), A, B.float(), C.float(), before)
-        return self.out_proj((y + self.D * x) * silu(gate)), MambaState(conv, ssm)
+            y, ssm = selective_scan(
+                x, stopped(delta, span), A, B.float(), C.float(), before, offsets=span.offsets, longest=span.longest
+            )
+        return self.out_proj((y + self.D * x) * silu(gate)), mamba_state(conv, ssm, span)
 
     def flops(self, length: int) -> float:
         scan = 7 * self.inner * self.d_state
@@ -117,6 +119,11 @@ class Mamba1(Backbone):
             for _ in range(depth)
         ]
         super().__init__(vocabulary, options, blocks, nn.RMSNorm(width, eps=NORM_EPS), 0.02, tied=True)
+
+
+def mamba_state(conv: Tensor, ssm: Tensor, span: Span) -> MambaState | None:
+    """The state after a call; of a packed row nobody wants one."""
+    return MambaState(conv, ssm) if span.offsets is None else None
 
 
 def stopped(delta: Tensor, span: Span) -> Tensor:

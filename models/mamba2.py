@@ -16,6 +16,7 @@ from models.mamba1 import (
     CausalConv,
     MambaState,
     inverse_softplus_steps,
+    mamba_state,
     no_weight_decay,
     scale_output,
     stopped,
@@ -64,10 +65,10 @@ class Mamba2Mixer(Block):
         conv = torch.zeros(batch, self.d_conv - 1, self.convolved, device=device)
         return MambaState(conv, torch.zeros(batch, self.heads, self.head_size, self.d_state, device=device))
 
-    def forward(self, x: Tensor, state: MambaState | None, span: Span) -> tuple[Tensor, MambaState]:
+    def forward(self, x: Tensor, state: MambaState | None, span: Span) -> tuple[Tensor, MambaState | None]:
         gate, x, delta = self.in_proj(x).split([self.inner, self.convolved, self.heads], dim=-1)
         before = None if state is None else state.ssm
-        x, conv = self.conv(x, None if state is None else state.conv, span.lengths)
+        x, conv = self.conv(x, None if state is None else state.conv, span)
         x, B, C = silu(x).split([self.inner, self.d_state, self.d_state], dim=-1)
         x = x.unflatten(2, (self.heads, self.head_size))
         delta = softplus(delta.float() + self.dt_bias)
@@ -78,9 +79,10 @@ class Mamba2Mixer(Block):
                 y, ssm = ssd_step(x[:, 0], delta[:, 0], A, B[:, 0], C[:, 0], before)
                 y = y[:, None]
             else:
-                y, ssm = ssd(x, stopped(delta, span), A, B, C, before)
+                y, ssm = ssd(x, stopped(delta, span), A, B, C, before, offsets=span.offsets, longest=span.longest)
         y = (y + self.D[:, None] * x).flatten(2)
-        return self.out_proj(rms_norm(y * silu(gate), (self.inner,), self.norm, NORM_EPS)), MambaState(conv, ssm)
+        y = rms_norm(y * silu(gate), (self.inner,), self.norm, NORM_EPS)
+        return self.out_proj(y), mamba_state(conv, ssm, span)
 
     def flops(self, length: int) -> float:
         scan = 5 * self.inner * self.d_state

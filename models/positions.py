@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.backbone import Span
+from models.kernels.packing import flattened
 
 Positions = Literal["rotary", "none", "alibi", "randomised"]
 
@@ -51,10 +52,14 @@ def alibi_slopes(heads: int) -> Tensor:
 def _draw(span: Span, size: int) -> Tensor:
     if not span.fresh:
         raise ValueError("positions: randomised trains on whole sequences; in training mode leave `state` out")
-    if span.width > size:
-        raise ValueError(f"random_range: {span.width} tokens cannot have different positions below {size}")
+    rows, width = len(span.start), span.width
+    if span.offsets is not None:
+        rows, width = len(span.offsets) - 1, span.longest
+    if width > size:
+        raise ValueError(f"random_range: {width} tokens cannot have different positions below {size}")
     device = span.start.device
-    noise = torch.rand(len(span.start), size + 1, device=device)
-    ranges = span.width * (size / span.width) ** noise[:, :1]
+    noise = torch.rand(rows, size + 1, device=device)
+    ranges = width * (size / width) ** noise[:, :1]
     noise = noise[:, 1:].masked_fill(torch.arange(size, device=device) >= ranges.round(), -1)
-    return noise.topk(span.width, dim=1).indices.sort(dim=1).values
+    drawn = noise.topk(width, dim=1).indices.sort(dim=1).values
+    return drawn if span.offsets is None else flattened(drawn, span.offsets, span.width)

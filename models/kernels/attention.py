@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from models.kernels.packing import flattened, padded
+
 BLOCK_ELEMENTS = 1 << 24
 """Elements of the mask of one block of queries: bounds memory, whatever the length."""
 
@@ -43,6 +45,25 @@ def attention(
         mask = _mask(distance, key_positions[:, None, keys], window, slopes, q.dtype)
         parts.append(scaled_dot_product_attention(q[:, :, start:stop], k[:, :, keys], v[:, :, keys], attn_mask=mask))
     return torch.cat(parts, dim=2)
+
+
+def packed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    longest: int,
+    window: int | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """`attention` of each sequence of a packed row (see `models.kernels.packing`) to itself.
+
+    q: [1, heads, N, size]; k, v: [1, key heads, N, size]. Returns [1, heads, N, size].
+    """
+    sequences = [padded(tensor.transpose(1, 2), offsets, longest).transpose(1, 2) for tensor in (q, k, v)]
+    seen = torch.arange(longest, device=q.device)[None]
+    mixed = attention(*sequences, seen, seen, 0, window, slopes)
+    return flattened(mixed.transpose(1, 2), offsets, q.shape[2]).transpose(1, 2)
 
 
 def _mask(

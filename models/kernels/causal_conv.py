@@ -5,15 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.kernels.packing import flattened, padded
+
 
 def causal_conv(
-    x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None, lengths: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    state: Tensor | None,
+    lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
+    longest: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Each channel is convolved with its own filter over its last K inputs, those in the state included.
 
     x: [B, T, C]; weight: [C, K]; bias: [C]; state: float32 [B, K-1, C], the inputs before x (None: zeros); lengths:
     int64 [B], how many inputs of each row enter the new state (None: all). Returns float32 [B, T, C] and the new state.
+    With offsets, int32 [S + 1], the one row is S sequences (see `models.kernels.packing`), without states before; those
+    returned are of padding.
     """
+    if offsets is not None:
+        y, after = causal_conv(padded(x, offsets, longest), weight, bias, None)
+        return flattened(y, offsets, x.shape[1]), after
     before, width = weight.shape[1] - 1, x.shape[1]
     if state is None:
         state = torch.zeros(x.shape[0], before, x.shape[2], device=x.device)

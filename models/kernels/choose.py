@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.kernels.attention import attention
+from models.kernels.attention import attention, packed_attention
 from models.kernels.causal_conv import causal_conv
 from models.kernels.selective_scan import selective_scan, selective_step
 from models.kernels.ssd import ssd, ssd_step
@@ -16,4 +16,13 @@ CHOSEN = {
 }
 """Operation -> implementation. `torch` is plain PyTorch, fused attention and cuDNN included where PyTorch has them."""
 
-__all__ = ["CHOSEN", "attention", "causal_conv", "selective_scan", "selective_step", "ssd", "ssd_step"]
+__all__ = [
+    "CHOSEN",
+    "attention",
+    "causal_conv",
+    "packed_attention",
+    "selective_scan",
+    "selective_step",
+    "ssd",
+    "ssd_step",
+]

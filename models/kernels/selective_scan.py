@@ -12,19 +12,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.kernels.packing import flattened, padded
+
 CHUNK_ELEMENTS = 1 << 19
 """Elements of the states of one chunk, all rows together: small enough to stay in a CPU's cache."""
 
 
 def selective_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None = None
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor | None = None,
+    offsets: Tensor | None = None,
+    longest: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """h_t = exp(delta_t A) h_(t-1) + delta_t u_t B_t, y_t = C_t h_t, for each row and channel.
 
     u, delta: [batch, T, channels]; A: [channels, N]; B, C: [batch, T, N]; state: [batch, channels, N], None for zeros.
     Computes in u's type (float32, or float64). A token with delta 0 leaves the state as it is. Returns y [batch, T,
-    channels] and the last state; both are differentiable once, with respect to all arguments.
+    channels] and the last state; both are differentiable once, with respect to all arguments. With offsets, int32
+    [S + 1], the one row is S sequences (see `models.kernels.packing`) from zero states, and the last states are theirs.
     """
+    if offsets is not None:
+        inputs = [padded(tensor, offsets, longest) for tensor in (u, delta, B, C)]
+        y, last = selective_scan(inputs[0], inputs[1], A, inputs[2], inputs[3])
+        return flattened(y, offsets, u.shape[1]), last
     if state is None:
         state = u.new_zeros(u.shape[0], u.shape[2], A.shape[1])
     # Time first and channels last, so that the operations of one token run over contiguous memory.

@@ -9,17 +9,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from models.kernels.packing import flattened, padded
+
 
 def ssd(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None = None, chunk: int | None = None
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor | None = None,
+    chunk: int | None = None,
+    offsets: Tensor | None = None,
+    longest: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """h_t = exp(delta_t A) h_(t-1) + delta_t x_t B_t, y_t = C_t h_t, where A is one number per head.
 
     x: [batch, T, heads, P]; delta: [batch, T, heads]; A: [heads]; B, C: [batch, T, N], shared by the heads; state:
     [batch, heads, P, N], None for zeros. A token with delta 0 leaves the state as it is. Tokens of a chunk are related
     to each other by a matrix, between chunks a state is carried; by default a chunk has sqrt(P N) tokens, for which
-    matrices and states together are smallest. Returns y [batch, T, heads, P] and the last state.
+    matrices and states together are smallest. Returns y [batch, T, heads, P] and the last state. With offsets, int32
+    [S + 1], the one row is S sequences (see `models.kernels.packing`) from zero states, and the last states are theirs.
     """
+    if offsets is not None:
+        inputs = [padded(tensor, offsets, longest) for tensor in (x, delta, B, C)]
+        y, last = ssd(inputs[0], inputs[1], A, inputs[2], inputs[3], None, chunk)
+        return flattened(y, offsets, x.shape[1]), last
     batch, length, heads, size = x.shape
     chunk = min(chunk or isqrt(size * B.shape[2]), length)
     if state is None:
