@@ -1,0 +1,193 @@
+"""Work done ahead in other processes: a generator runs in a process of its own, its items are taken here in order.
+
+A helper imports what the generator's module imports and nothing else, so a generator that makes trajectories should
+live in a module without torch. It is a plain child process that is given one end of a socket: nothing is forked with
+the threads and the GPU of this process, and the program that runs here is not imported again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection, Pipe
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+_BOOT = (
+    "import sys; from multiprocessing.connection import Connection; wire = Connection(int(sys.argv[1]));"
+    "sys.path[:] = wire.recv(); from harness.ahead import serve; serve(wire)"
+)
+_ITEM, _END, _ERROR = 0, 1, 2
+
+
+class Helper:
+    """A child process that runs one generator after another. Started when first used, ended by `close`."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._wire: Connection[Any, Any] | None = None
+
+    def iterate(self, function: Callable[..., Iterable[T]], *arguments: Any) -> Iterator[T]:
+        """The items of `function(*arguments)`, run over there at once, a socket's buffer ahead of what is taken here.
+
+        Function, arguments and items must be picklable. What the generator raises is raised here, its own traceback
+        in a note; when the process dies, RuntimeError. An iterator that is dropped half way ends the process; the next
+        call starts another.
+        """
+        wire = self._start()
+        wire.send((function, arguments))
+        return self._items(wire)
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._wire is not None:
+            self._wire.close()
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+        self._process = self._wire = None
+
+    def _start(self) -> Connection[Any, Any]:
+        if self._wire is None:
+            self._wire, theirs = Pipe()
+            with theirs:
+                # No GPU over there, and one thread: there are several helpers.
+                environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+                command = [sys.executable, "-c", _BOOT, str(theirs.fileno())]
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
+                )
+            self._wire.send(sys.path)
+        return self._wire
+
+    def _items(self, wire: Connection[Any, Any]) -> Iterator[Any]:
+        ended = False
+        try:
+            while True:
+                try:
+                    kind, value = wire.recv()
+                except (EOFError, ConnectionError):
+                    assert self._process is not None
+                    status = self._process.wait()
+                    raise RuntimeError(f"a helper process died with exit status {status}") from None
+                if kind != _ITEM:
+                    ended = True
+                if kind == _ERROR:
+                    raise value
+                if kind == _END:
+                    return
+                yield value
+        finally:
+            if not ended:
+                self.close()
+
+
+class Helpers:
+    """Some helpers, ended together: `with Helpers(4) as helpers: helpers[0].iterate(..)`."""
+
+    def __init__(self, count: int) -> None:
+        self._helpers = [Helper() for _ in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._helpers)
+
+    def __getitem__(self, index: int) -> Helper:
+        return self._helpers[index]
+
+    def in_turn(self, function: Callable[..., Iterable[T]], shares: Sequence[tuple[Any, ...]]) -> Iterator[T]:
+        """Items of several generators in turn, one each; `shares` are their arguments, at most one per helper.
+
+        Ends with the first of them that ends.
+        """
+        streams = [helper.iterate(function, *share) for helper, share in zip(self._helpers, shares, strict=False)]
+        for stream in itertools.cycle(streams):
+            try:
+                yield next(stream)
+            except StopIteration:
+                return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for helper in self._helpers:
+            helper.close()
+
+
+def in_thread(items: Iterable[T], depth: int) -> Iterator[T]:
+    """The same items, made by a thread that is up to `depth` of them ahead; what it raises is raised here."""
+    waiting: queue.Queue[tuple[int, Any]] = queue.Queue(depth)
+    dropped = threading.Event()
+
+    def put(entry: tuple[int, Any]) -> None:
+        while not dropped.is_set():
+            try:
+                return waiting.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        iterator = iter(items)
+        try:
+            for item in iterator:
+                put((_ITEM, item))
+                if dropped.is_set():
+                    break
+            put((_END, None))
+        except BaseException as error:
+            put((_ERROR, error))
+        finally:
+            if isinstance(iterator, Iterator) and hasattr(iterator, "close"):
+                iterator.close()
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = waiting.get()
+            if kind == _ERROR:
+                raise value
+            if kind == _END:
+                return
+            yield value
+    finally:
+        dropped.set()
+        thread.join()
+
+
+def serve(wire: Connection[Any, Any]) -> None:
+    """What a helper does: run the generators it is sent, until the other end closes."""
+    try:
+        while True:
+            function, arguments = wire.recv()
+            try:
+                for item in function(*arguments):
+                    wire.send((_ITEM, item))
+            except (BrokenPipeError, ConnectionError):
+                return
+            except Exception as error:
+                wire.send((_ERROR, _portable(error)))
+            else:
+                wire.send((_END, None))
+    except (EOFError, ConnectionError, KeyboardInterrupt):
+        return
+
+
+def _portable(error: Exception) -> Exception:
+    """An exception as it can travel, its traceback in a note."""
+    note = "in a helper process:\n" + traceback.format_exc()
+    try:
+        error = pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever a foreign exception's pickling raises
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(note)
+    return error
