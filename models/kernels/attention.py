@@ -60,10 +60,10 @@ def packed_attention(
 
     q: [1, heads, N, size]; k, v: [1, key heads, N, size]. Returns [1, heads, N, size].
     """
-    sequences = [padded(tensor.transpose(1, 2), offsets, longest).transpose(1, 2) for tensor in (q, k, v)]
-    seen = torch.arange(longest, device=q.device)[None]
-    mixed = attention(*sequences, seen, seen, 0, window, slopes)
-    return flattened(mixed.transpose(1, 2), offsets, q.shape[2]).transpose(1, 2)
+    total, seen = q.shape[2], torch.arange(longest, device=q.device)[None]
+    q, k, v = (padded(tensor.transpose(1, 2), offsets, longest).transpose(1, 2) for tensor in (q, k, v))
+    mixed = attention(q, k, v, seen, seen, 0, window, slopes)
+    return flattened(mixed.transpose(1, 2), offsets, total).transpose(1, 2)
 
 
 def _mask(
