@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Cost, SequenceModel
+from models.kernels.choose import decide
 from models.kernels.packing import places
 
 T = TypeVar("T")
@@ -170,6 +171,9 @@ class Backbone(SequenceModel):
 
     def head(self, features: Tensor) -> Tensor:
         return self.logits(features)
+
+    def decide(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return decide(features, self.logits.weight)
 
     def step(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
         features, state = self._run(tokens[:, None], state, None, in_place=True)

@@ -70,6 +70,11 @@ class SequenceModel(nn.Module, ABC):
     def head(self, features: Tensor) -> Tensor:
         """Logits [..., V] from features [..., D]; a caller may select positions first."""
 
+    def decide(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The greedy token, int64 [...], and its margin over the second best, float32 [...], from features [..., D]."""
+        best, index = self.head(features).float().topk(2, dim=-1)
+        return index[..., 0], best[..., 0] - best[..., 1]
+
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One token per row: int64 [B] -> logits [B, V] and the next state. May modify `state` in place."""

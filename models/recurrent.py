@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.base import Cost, Options, SequenceModel
+from models.kernels.choose import decide
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Recurrent(SequenceModel):
 
     def head(self, features: Tensor) -> Tensor:
         return self.logits(features)
+
+    def decide(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return decide(features, self.logits.weight, self.logits.bias)
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         x = self.embedding(tokens)
