@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.problems import BLOCK, training_stream
+from tasks.problems import BLOCK
 from tasks.scenario import Scenario
 from tasks.trajectory import Encoded
 
@@ -38,6 +39,8 @@ class Batch:
     on their own are not: gradients are accumulated over them."""
 
     parts: list[Part]
+    tasks: dict[str, int] = field(default_factory=dict)
+    """Real tokens of each task."""
 
     @property
     def own(self) -> int:
@@ -64,9 +67,13 @@ def batches(scenario: Scenario, max_length: int, data_seed: int, size: int, star
         raise ValueError(f"train.batch = {size}, at most {BLOCK} problems make a batch")
     block, skip = divmod(start, BLOCK // size)
     while True:
-        problems = training_stream(scenario.task, max_length, data_seed, block)
+        problems = scenario.training_block(max_length, data_seed, block)
         for at in range(skip * size, BLOCK - size + 1, size):
-            yield split([scenario.encoded(problem) for problem in problems[at : at + size]])
+            rows = [(whose.task.name, whose.encoded(problem)) for whose, problem in problems[at : at + size]]
+            tasks: Counter[str] = Counter()
+            for name, row in rows:
+                tasks[name] += len(row)
+            yield replace(split([row for _, row in rows]), tasks=dict(tasks))
         block, skip = block + 1, 0
 
 

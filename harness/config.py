@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -34,6 +35,16 @@ class Train(Strict):
     """Largest norm of the gradient."""
     validation: Positive = 128
     """Validation problems at training lengths, on which fit and hyper-parameters are judged."""
+    mixture: dict[str, Share] = {}
+    """Other tasks -> their share of the training problems; the cell's own task gets the rest."""
+
+    @field_validator("mixture")
+    @classmethod
+    def _leaves_a_rest(cls, shares: Mapping[str, float]) -> Mapping[str, float]:
+        if sum(shares.values()) >= 1:
+            total = sum(shares.values())
+            raise ValueError(f"the shares sum to {total:g}, which leaves nothing for the cell's own task")
+        return {name: share for name, share in shares.items() if share}
 
 
 class Cell(Strict):
@@ -47,6 +58,8 @@ class Cell(Strict):
     """What the model may do: interactive, single_turn, cot, direct, direct_reversed."""
     tool: str | None = None
     """A tool's name, or `module:Class`; left out, the first one the task admits in this setting."""
+    tool_options: dict[str, Any] = {}
+    """Options of the tool's constructor (`limit: 64` of the search tool)."""
     architecture: str = "mamba1"
     """An architecture's name, or `module:Class`."""
     size: str = "tiny"

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness.config import Cell, Evaluate, GridFile, Train
 from harness.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from tasks.scenario import Scenario
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -155,21 +159,26 @@ def resolve(raw: Mapping[str, Any], where: str = "cell") -> Resolved:
     from models import ARCHITECTURES
     from models.build import full_options
     from models.build import resolve as architecture_class
+    from tasks.mixture import Mixture, bind
     from tasks.resolve import name_of
-    from tasks.scenario import Scenario
 
     cell = validate(Cell, raw, where)
     try:
-        scenario = Scenario(cell.task, cell.setting, cell.tool, form=cell.form)
+        scenario = bind(cell.task, cell.setting, cell.tool, cell.form, cell.tool_options, cell.train.mixture)
+        if scenario.changed_options:
+            _try_tool(scenario, cell.train.max_length)
         options, model_revision = full_options(cell.architecture, cell.size, cell.model)
         _try_model(cell.architecture, cell.size, json.dumps(cell.model), len(scenario.vocabulary))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
+    shares = scenario.shares if isinstance(scenario, Mixture) else {}
     cell = cell.model_copy(
         update={
+            "train": cell.train.model_copy(update={"mixture": shares}),
             "task": scenario.task.name,
             "form": cell.form if cell.setting in ("interactive", "cot") else Cell().form,  # elsewhere nothing differs
             "tool": scenario.tool_name,
+            "tool_options": scenario.changed_options,
             "architecture": name_of(architecture_class(cell.architecture), ARCHITECTURES),
             "data_seed": cell.seed if cell.data_seed is None else cell.data_seed,
         }
@@ -181,6 +190,14 @@ def resolve(raw: Mapping[str, Any], where: str = "cell") -> Resolved:
         "revisions": {"training": TRAINING_REVISION, "model": model_revision, **scenario.revisions},
     }
     return Resolved(digest(content), f"{cell.task} {cell.setting} {cell.architecture} seed={cell.seed}", cell)
+
+
+def _try_tool(scenario: Scenario, length: int) -> None:
+    """Raise ValueError unless the solver can work with the tool's options, as far as one problem shows."""
+    try:
+        scenario.record(scenario.task.sample_training(random.Random(0), length))
+    except RuntimeError as error:
+        raise ValueError(f"tool_options {scenario.changed_options}: {error}") from error
 
 
 @cache
@@ -268,10 +285,11 @@ def _complaint(kind: type[BaseModel], item: Mapping[str, Any], where: str) -> st
 
 
 def check_field(key: str, where: str) -> None:
-    """Raise UserError unless `key` names a field of a cell (`model.X` is checked by the architecture)."""
-    nested = {f"train.{name}" for name in Train.model_fields}
-    if not key.startswith("model.") and key not in nested | set(Cell.model_fields):
-        raise unknown("key", key, nested | set(Cell.model_fields) | {"model.OPTION"}, where)
+    """Raise UserError unless `key` names a field of a cell; what stands behind an open one is checked elsewhere."""
+    known = {f"train.{name}" for name in Train.model_fields} | set(Cell.model_fields)
+    open_ended = {"model.": "OPTION", "tool_options.": "OPTION", "train.mixture.": "TASK"}
+    if key not in known and not key.startswith(tuple(open_ended)):
+        raise unknown("key", key, known | {field + what for field, what in open_ended.items()}, where)
 
 
 def wanted_values(wanted: Mapping[str, Any], where: str) -> dict[str, list[Any]]:

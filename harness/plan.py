@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,7 +42,6 @@ def estimate(cell: Resolved, grid: Grid, store: Store | None) -> Estimate:
     oracle's tokens, without rollouts, of which nobody knows how many there will be.
     """
     from models.build import build
-    from tasks.problems import training_stream
 
     config, evaluate = cell.config, grid.file.evaluate
     lengths = [(length, stress) for length in evaluate.lengths for stress in ("random", *evaluate.stress)]
@@ -49,8 +49,8 @@ def estimate(cell: Resolved, grid: Grid, store: Store | None) -> Estimate:
     todo = missing(cell, evaluate, store) if store else fresh
     scenario = scenario_of(config)
     model = build(config.architecture, config.size, len(scenario.vocabulary), config.model, device="meta")
-    sample = training_stream(scenario.task, config.train.max_length, 0, 0)[:SAMPLE]
-    tokens = sum(len(scenario.encoded(problem).ids) for problem in sample) / len(sample)
+    sample = scenario.training_block(config.train.max_length, 0, 0)[:SAMPLE]
+    tokens = sum(len(whose.encoded(problem).ids) for whose, problem in sample) / len(sample)
     seen = tokens * config.train.batch * config.train.steps if todo.training else 0.0
     each = [((gap.stop - gap.start), point_tokens(config, gap.length)) for gap in todo.points]
     return Estimate(
@@ -67,15 +67,16 @@ def estimate(cell: Resolved, grid: Grid, store: Store | None) -> Estimate:
 
 def point_tokens(config: Cell, length: int) -> float:
     """Mean tokens of the oracle's trajectories at a length, from a few of them."""
-    return _point_tokens(config.task, config.setting, config.tool or "", config.form, length)
+    options = json.dumps(config.tool_options)
+    return _point_tokens(config.task, config.setting, config.tool or "", config.form, options, length)
 
 
 @lru_cache
-def _point_tokens(task: str, setting: str, tool: str, form: str, length: int) -> float:
+def _point_tokens(task: str, setting: str, tool: str, form: str, options: str, length: int) -> float:
     from tasks.problems import problems
     from tasks.scenario import Scenario
 
-    scenario = Scenario(task, setting, tool, form=form)
+    scenario = Scenario(task, setting, tool, form, json.loads(options))
     sizes = [
         sum(len(piece.ids) for piece in scenario.stream_encoded(problem, 65536))
         for problem in problems(scenario.task, "evaluation", length, 2)

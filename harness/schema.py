@@ -95,6 +95,7 @@ CELLS: Table = {
     "state_bytes": ("int64", "bytes of state for one sequence after 1,000 tokens"),
     "train_steps": ("int64", ""),
     "train_tokens": ("int64", "real tokens seen in training (padding left out)"),
+    "train_tokens_by_task": ("string", "the same by task as JSON: more than one in a mixture"),
     "train_seconds": ("double", "wall-clock seconds of training, over all attempts that led to the checkpoint"),
     "padding": ("double", "share of the processed training tokens that were padding"),
     "validation_exact": ("double", "exact trajectories on validation problems at training lengths"),

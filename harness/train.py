@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from harness.decide import autocast
 from harness.errors import Diverged, Stopped
 from harness.verify import verify
 from models.build import build
+from tasks.mixture import bind
 from tasks.problems import validation_problems
 from tasks.scenario import Scenario
 
@@ -33,6 +35,8 @@ class Progress:
     step: int = 0
     tokens: int = 0
     padded: int = 0
+    tasks: dict[str, int] = field(default_factory=dict)
+    """Real tokens by task."""
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
 
@@ -50,7 +54,7 @@ def default_device() -> torch.device:
 
 
 def scenario_of(cell: Cell) -> Scenario:
-    return Scenario(cell.task, cell.setting, cell.tool, form=cell.form)
+    return bind(cell.task, cell.setting, cell.tool, cell.form, cell.tool_options, cell.train.mixture)
 
 
 def new_model(cell: Cell, scenario: Scenario) -> Any:
@@ -95,6 +99,7 @@ def train(
         progress.step += 1
         progress.tokens += batch.real
         progress.padded += batch.padding
+        progress.tasks = dict(Counter(progress.tasks) + Counter(batch.tasks))
         progress.seconds = time.perf_counter() - began
         if progress.step % LOG_EVERY == 0 or progress.step == cell.train.steps:
             _log(progress, loss, rate, norm, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import platform
 import subprocess
 import time
@@ -123,6 +124,7 @@ def publish(resolved: Resolved, trained: Trained, store: Store) -> None:
         "train_steps": progress.step,
         "train_tokens": progress.tokens,
         "train_seconds": progress.seconds,
+        "train_tokens_by_task": json.dumps(progress.tasks),
         "padding": progress.padded / max(1, progress.tokens + progress.padded),
         "validation_exact": trained.validation_exact,
         "validation_problems": trained.validation_problems,
@@ -280,8 +282,6 @@ def git_state() -> str | None:
 
 
 def _json(value: Any) -> bytes:
-    import json
-
     return json.dumps(value, indent=1, default=list).encode()
 
 

@@ -16,6 +16,7 @@ from tasks.resolve import name_of
 
 if TYPE_CHECKING:
     from tasks.agent import Agent
+    from tools.base import Tool
 
 PAD, EOS, ANSWER = "[PAD]", "[EOS]", "[ANS]"
 
@@ -112,6 +113,13 @@ class Task(ABC):
     @abstractmethod
     def check(self, problem: Problem, output: Sequence[str]) -> bool:
         """Whether `output` is right, decided without the solver."""
+
+    def check_tool(self, tool: Tool) -> None:  # noqa: B027  most solvers can work with every tool they admit
+        """Whether the solver can work with a tool of these options.
+
+        Raises:
+            ValueError: it cannot.
+        """
 
     def count(self, length: int) -> int | None:
         """Number of distinct problems `sample` can give at this length; None if unknown."""

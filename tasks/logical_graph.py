@@ -13,7 +13,8 @@ from tasks import circuit
 from tasks.agent import Agent
 from tasks.base import Problem, Sampler, Task
 from tasks.circuit import CONSTANTS, INPUTS, LABEL, WIDTH, Circuit, Words, replace, variables
-from tools.search import COMMAND, FIND, MORE, NEWLINE, RUN, VALUE
+from tools.base import Tool
+from tools.search import COMMAND, FIND, MORE, NEWLINE, RUN, VALUE, SearchMemory
 
 _DIGITS = tuple("0123456789")
 _SPELLED = re.compile(" ".join(["([0-9])"] * WIDTH))
@@ -188,6 +189,10 @@ class LogicalGraph(Task):
     def check(self, problem: Problem, output: Sequence[str]) -> bool:
         return list(output) == [str(circuit.run(source(problem.prompt)))]
 
+    def check_tool(self, tool: Tool) -> None:
+        if isinstance(tool, SearchMemory) and tool.limit is not None and tool.limit < _LEAST_LIMIT:
+            raise ValueError(f"logical_graph: the search tool needs a limit of at least {_LEAST_LIMIT} tokens")
+
     def count(self, length: int) -> int | None:
         """Known up to the inputs alone: labels, their values, and which one is wanted."""
         return perm(10**WIDTH, length) * 2**length * length if length <= INPUTS else None
@@ -248,10 +253,7 @@ def _search(agent: Agent, label: str, relation: str) -> Words:
 
 def _ask(agent: Agent, label: str, relation: str) -> Words:
     """What stands after `label relation` in the last line that begins so; nothing if there is none."""
-    reply = agent.command(COMMAND, FIND, VALUE, *label, relation, RUN)
-    if reply[-2] == MORE:
-        raise ValueError(f"logical_graph: the search tool needs a limit of at least {_LEAST_LIMIT} tokens")
-    return _last(reply, label, relation)
+    return _last(agent.command(COMMAND, FIND, VALUE, *label, relation, RUN), label, relation)
 
 
 def _last(reply: Words, label: str, relation: str) -> Words:

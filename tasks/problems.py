@@ -59,7 +59,7 @@ def problems(task: Task, purpose: Purpose, length: int, count: int, which: str =
     kinds: dict[str, Sampler] = {"random": task.sample, "jittered": _jittered(task), **task.stress}
     if which not in kinds:
         raise unknown(f"kind of {task.name} problems", which, kinds)
-    rng = _generator(task, purpose, which, length)
+    rng = generator(task, purpose, which, length)
     draws = (kinds[which](rng, length) for _ in iter(int, 1))
     size = _space(task, length, which)
     return _distinct(task, draws, purpose, count, size)
@@ -67,14 +67,14 @@ def problems(task: Task, purpose: Purpose, length: int, count: int, which: str =
 
 def validation_problems(task: Task, max_length: int, count: int) -> list[Problem]:
     """The first `count` distinct problems for validation, drawn as in training up to `max_length`."""
-    rng = _generator(task, "validation", "training lengths", max_length)
+    rng = generator(task, "validation", "training lengths", max_length)
     draws = (task.sample_training(rng, max_length) for _ in iter(int, 1))
     return _distinct(task, draws, "validation", count, None)
 
 
 def training_stream(task: Task, max_length: int, data_seed: int, block: int) -> list[Problem]:
     """Block number `block` (from 0) of an endless stream, `BLOCK` problems; problems may come again."""
-    rng = _generator(task, "training", max_length, data_seed, block)
+    rng = generator(task, "training", max_length, data_seed, block)
     return [_draw_training(task, rng, max_length) for _ in range(BLOCK)]
 
 
@@ -88,7 +88,8 @@ def _jittered(task: Task) -> Sampler:
     return lambda rng, length: task.sample(rng, rng.choice(jitter(length)))
 
 
-def _generator(task: Task, *what: object) -> random.Random:
+def generator(task: Task, *what: object) -> random.Random:
+    """A generator seeded by the task, its revision, and what it is for."""
     content = json.dumps([task.name, task.revision, *what]).encode()
     return random.Random(int.from_bytes(blake2b(content, digest_size=32).digest(), "big"))
 

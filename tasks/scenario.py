@@ -13,6 +13,7 @@ from greenlet import getcurrent, greenlet
 from tasks import TASKS
 from tasks.agent import Agent, Environment
 from tasks.base import ANSWER, EOS, PAD, Problem, Role, Task
+from tasks.problems import training_stream
 from tasks.resolve import name_of, resolve, unknown
 from tasks.trajectory import Encoded, Piece, Trajectory
 from tasks.vocabulary import Vocabulary
@@ -48,13 +49,20 @@ class Scenario:
         self.tool_name = self._admitted(tool)
         recorded = self.task.settings["interactive"][0] if setting == "cot" else self.tool_name
         self._tool_class: type[Tool] = resolve("tool", recorded, TOOLS)
-        self.tool_options = {**self.task.tool_options.get(recorded, {}), **(tool_options or {})}
         parameters = inspect.signature(self._tool_class).parameters.values()
-        known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        known = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        usual = {**known, **self.task.tool_options.get(recorded, {})}
+        self.changed_options = {name: value for name, value in (tool_options or {}).items() if value != usual.get(name)}
+        """The given tool options that differ from what the tool would have without them."""
+        self.tool_options = {**self.task.tool_options.get(recorded, {}), **(tool_options or {})}
         for option in self.tool_options:
             if option not in known:
                 raise unknown(f"{recorded} tool option", option, known)
-        self.make_tool()
+        try:
+            made = self.make_tool()
+        except TypeError as error:
+            raise ValueError(f"tool {recorded}: options {self.tool_options}: {error}") from error
+        self.task.check_tool(made)
 
     def _admitted(self, tool: str | type[Tool] | None) -> str:
         admitted = self.task.settings[self.setting]
@@ -68,15 +76,17 @@ class Scenario:
         return name
 
     @property
-    def revisions(self) -> dict[str, int]:
+    def revisions(self) -> dict[str, Any]:
         """Revisions that decide the trajectories: of the task, and of the tool they are recorded with."""
         return {"task": self.task.revision, "tool": self._tool_class.revision}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Padding, end, answer mark, then the task's tokens, then what the tool adds."""
-        tokens = (PAD, EOS, ANSWER, *self.task.tokens, *self.make_tool().vocabulary())
-        return Vocabulary(tuple(dict.fromkeys(tokens)))
+        return Vocabulary(tuple(dict.fromkeys(self.tokens())))
+
+    def tokens(self) -> Iterator[str]:
+        """Padding, end, answer mark, then the task's tokens, then what the tool adds; some come again."""
+        yield from (PAD, EOS, ANSWER, *self.task.tokens, *self.make_tool().vocabulary())
 
     def make_tool(self) -> Tool:
         """A fresh tool that really answers (in cot: the one that the model has to imagine)."""
@@ -94,6 +104,10 @@ class Scenario:
     def right(self, problem: Problem, output: Sequence[str]) -> bool:
         """Whether an output written as this setting writes it is right."""
         return self.task.check(problem, output[::-1] if self.setting == "direct_reversed" else output)
+
+    def training_block(self, max_length: int, data_seed: int, block: int) -> list[tuple[Scenario, Problem]]:
+        """Block number `block` of the training stream, each problem with the scenario it is to be recorded in."""
+        return [(self, problem) for problem in training_stream(self.task, max_length, data_seed, block)]
 
     def record(self, problem: Problem) -> Trajectory:
         """The oracle trajectory: the solver run against the real tool."""

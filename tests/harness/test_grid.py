@@ -211,7 +211,7 @@ def test_ids_stay_what_they_are():
         grids.resolve({"architecture": "mamba1", "setting": "direct", "train": {"steps": 7}}).id == "ca2607f4718fff6f"
     )
     defaults = {"max_length": 5, "steps": 1000, "batch": 128, "learning_rate": 1e-3, "weight_decay": 0.01}
-    defaults |= {"warmup": 0.1, "clip": 1.0, "validation": 128}
+    defaults |= {"warmup": 0.1, "clip": 1.0, "validation": 128, "mixture": {}}
     assert grids.Cell().train.model_dump() == defaults, "a changed default needs TRAINING_REVISION raised"
 
 
@@ -220,3 +220,73 @@ def test_names_tell_cells_apart(tmp_path):
     names = [cell.name for cell in load(tmp_path, text).cells]
     assert len(set(names)) == len(names)
     assert "addition direct gru steps=5 seed=0" in names
+
+
+GRAPH = """
+name: graphs
+base: {task: logical_graph, train: {max_length: 4}}
+axes: {tool_options.limit: [null, 64, 39]}
+evaluate: {lengths: [4], problems: 4}
+"""
+
+
+def test_options_of_the_tool_are_an_axis_and_part_of_the_identity(tmp_path):
+    plain, longer, shortest = load(tmp_path, GRAPH).cells
+    assert [cell.config.tool_options for cell in (plain, longer, shortest)] == [{}, {"limit": 64}, {"limit": 39}]
+    assert len({cell.id for cell in (plain, longer, shortest)}) == 3
+    assert "limit=64" in longer.name
+    bare = GRAPH.replace("{tool_options.limit: [null, 64, 39]}", "{seed: [0]}")
+    assert load(tmp_path, bare).cells[0].id == plain.id
+    assert load(tmp_path, bare, ["tool_options.limit=64"]).cells[0].id == longer.id
+    assert len(load(tmp_path, GRAPH, ["tool_options.limit=[50, 60]"]).cells) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{limit: 20}", "needs a limit of at least 39 tokens"),
+        ("{limits: 64}", "unknown search tool option 'limits', did you mean 'limit'?"),
+        ("{limit: many}", "tool search: options {'limit': 'many'}"),
+    ],
+)
+def test_impossible_options_of_the_tool_are_refused(tmp_path, options, message):
+    text = GRAPH.replace("axes: {tool_options.limit: [null, 64, 39]}", f"axes: {{tool_options: [{options}]}}")
+    assert message in complaint(tmp_path, text)
+
+
+def test_options_with_which_the_solver_cannot_work_are_refused(tmp_path):
+    text = changed(axes={"setting": ["interactive"], "tool_options.pointers": [1]})
+    assert "tool_options {'pointers': 1}: the solver commands 'r2'" in complaint(tmp_path, text)
+
+
+MIXED = """
+name: mixed
+base: {task: multiplication, train: {max_length: 3}}
+axes: {train.mixture.addition: [0, 0.25, 0.5]}
+evaluate: {lengths: [4], problems: 4}
+"""
+
+
+def test_a_mixture_is_an_axis_and_part_of_the_identity(tmp_path):
+    none, quarter, half = load(tmp_path, MIXED).cells
+    assert [cell.config.train.mixture for cell in (none, quarter, half)] == [{}, {"addition": 0.25}, {"addition": 0.5}]
+    assert len({cell.id for cell in (none, quarter, half)}) == 3
+    assert "addition=0.25" in quarter.name
+    by_path = MIXED.replace(
+        "train.mixture.addition: [0, 0.25, 0.5]", 'train.mixture: [{"tasks.addition:Addition": 0.5}]'
+    )
+    assert load(tmp_path, MIXED, ["train.mixture.addition=0.5"]).cells[0].id == half.id
+    assert load(tmp_path, by_path).cells[0].id == half.id
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ("{addition: 1.5}", "train.mixture.addition: Input should be less than or equal to 1"),
+        ("{addition: 1.0}", "leaves nothing for the cell's own task"),
+        ("{adition: 0.5}", "did you mean 'addition'?"),
+    ],
+)
+def test_impossible_mixtures_are_refused(tmp_path, share, message):
+    text = MIXED.replace("axes: {train.mixture.addition: [0, 0.25, 0.5]}", f"axes: {{train.mixture: [{share}]}}")
+    assert message in complaint(tmp_path, text)

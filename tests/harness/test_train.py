@@ -11,6 +11,7 @@ from harness.config import Cell
 from harness.errors import Diverged, Stopped
 from harness.train import learning_rate, make_optimiser, new_model, own_loss, scenario_of, train
 from harness.work import content_hash, dump
+from tasks.mixture import bind
 from tasks.problems import BLOCK, training_stream
 
 SMALL = {"max_length": 2, "steps": 12, "batch": 16, "learning_rate": 3e-3, "validation": 8}
@@ -154,3 +155,12 @@ def test_it_learns():
     trained = train(cell(setting="direct", max_length=1, steps=400, batch=32, learning_rate=1e-2))
     assert trained.progress.curve[-1]["loss"] < 0.5 * trained.progress.curve[0]["loss"]
     assert math.isfinite(trained.progress.curve[-1]["gradient_norm"])
+
+
+def test_batches_count_their_tokens_by_task():
+    mixed = bind("multiplication", "interactive", mixture={"addition": 0.5})
+    batch = next(batches(mixed, 3, 0, 64))
+    assert batch.tasks.keys() == {"multiplication", "addition"}
+    assert sum(batch.tasks.values()) == batch.real
+    alone = next(batches(bind("addition", "direct"), 3, 0, 64))
+    assert alone.tasks == {"addition": alone.real}
