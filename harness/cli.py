@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.bench import app as bench_app
+
 if TYPE_CHECKING:
     from harness.grid import Grid
     from harness.store import Store
@@ -23,6 +25,7 @@ app = typer.Typer(
 )
 mlflow_app = typer.Typer(help="The MLflow view of a store.", no_args_is_help=True)
 app.add_typer(mlflow_app, name="mlflow")
+app.add_typer(bench_app, name="bench")
 
 GridArgument = Annotated[str, typer.Argument(help="A grid file, or the name of a shipped one (demo).")]
 StoreOption = Annotated[

@@ -121,6 +121,8 @@ class Run(Strict):
     """CPUs of a worker."""
     gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs of a worker; a fraction lets several workers share one."""
+    data_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes beside each worker that make trajectories ahead of its model; left out, 4 with a GPU, else none."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30
     """Seconds between training checkpoints."""
     attempts: Positive = 2

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.ahead import Helpers
 from harness.config import Evaluate
 from harness.decide import NEAR_TIE
+from harness.memory import rows_that_fit
 from harness.rollout import Rollout, Start, failure_class, first_difference, from_question, roll_out
-from harness.verify import Verified, verify
+from harness.verify import Verified, longest, verify
 from tasks.agent import Environment
 from tasks.base import Problem, Role
 from tasks.problems import problems as draw
@@ -35,6 +37,9 @@ UNKNOWN = (
     *("rollout_tokens", "rollout_margin"),
 )
 """Columns that are null until something is known."""
+
+WORKERS = 4
+"""Helper processes that run the solvers for a model on a GPU: one makes about 2M tokens a second."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +61,32 @@ def evaluate(
     settings: Evaluate,
     constant: Row,
     stop: Callable[[], bool] = lambda: False,
+    workers: int | None = None,
 ) -> Iterator[tuple[Point, list[Row]]]:
-    """Rows of each point, as it is done. `constant`: columns that are the same in every row. Ends early on `stop()`."""
-    for point in points:
-        drawn = draw(scenario.task, "evaluation", point.length, point.stop, point.stress)[point.start :]
-        rows: list[Row] = []
-        for at in range(0, len(drawn), settings.batch):
-            if stop():
-                return
-            batch = drawn[at : at + settings.batch]
-            room = settings.rollout_max - point.diverged - sum(row["exact"] is False for row in rows)
-            rows += _batch(model, scenario, batch, settings, max(0, room))
-        for index, row in enumerate(rows, start=point.start):
-            row.update(constant, index=index, length=point.length, stress=point.stress)
-        yield point, rows
+    """Rows of each point, as it is done. `constant`: columns that are the same in every row. Ends early on `stop()`.
+
+    workers: helper processes that run the solvers (None: WORKERS for a model on a GPU, else none, which is: here).
+    """
+    if workers is None:
+        workers = WORKERS if next(model.parameters()).device.type == "cuda" else 0
+    with Helpers(workers) as helpers:
+        for point in points:
+            drawn = draw(scenario.task, "evaluation", point.length, point.stop, point.stress)[point.start :]
+            size = min(settings.batch, rows_that_fit(model, longest(scenario, drawn) or 1))
+            rows: list[Row] = []
+            for at in range(0, len(drawn), size):
+                if stop():
+                    return
+                room = settings.rollout_max - point.diverged - sum(row["exact"] is False for row in rows)
+                rows += _batch(model, scenario, drawn[at : at + size], settings, max(0, room), helpers)
+            for index, row in enumerate(rows, start=point.start):
+                row.update(constant, index=index, length=point.length, stress=point.stress)
+            yield point, rows
 
 
-def _batch(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Evaluate, room: int) -> list[Row]:
+def _batch(
+    model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Evaluate, room: int, helpers: Helpers
+) -> list[Row]:
     device = next(model.parameters()).device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -80,7 +94,7 @@ def _batch(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: E
     if settings.mode == "live":
         rows = live(model, scenario, batch, settings)
     else:
-        rows = verify_then_continue(model, scenario, batch, settings, room)
+        rows = verify_then_continue(model, scenario, batch, settings, room, helpers)
     seconds = (time.perf_counter() - began) / len(batch)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     for row in rows:
@@ -91,10 +105,17 @@ def _batch(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: E
 
 
 def verify_then_continue(
-    model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Evaluate, room: int
+    model: Any,
+    scenario: Scenario,
+    batch: Sequence[Problem],
+    settings: Evaluate,
+    room: int,
+    helpers: Helpers | None = None,
 ) -> list[Row]:
     """Verify all problems; continue the first `room` diverged ones live, from the state before the divergence."""
-    verified = verify(model, scenario, batch, chunk=settings.chunk, precision=settings.precision, keep=room)
+    verified = verify(
+        model, scenario, batch, chunk=settings.chunk, precision=settings.precision, keep=room, helpers=helpers
+    )
     rows: list[Row] = []
     starts, continued = [], []
     for problem, result in zip(batch, verified):

@@ -53,7 +53,7 @@ def from_question(scenario: Scenario, problem: Problem, limit: int) -> Start:
     return Start(scenario.environment(problem), ids, None, len(ids), limit)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def roll_out(model: Any, scenario: Scenario, starts: Sequence[Start], precision: str = "float32") -> list[Rollout]:
     """Greedy rollouts of all `starts` in one batch; results in their order."""
     if not starts:

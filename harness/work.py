@@ -87,7 +87,7 @@ def run_cell(
     if store.published(resolved.id) is None:
         publish(resolved, _train(resolved, run, store, notify, stop), store)
     store.delete(f"cells/{resolved.id}/training.pt")
-    evaluate_missing(resolved, evaluate, store, attempt, notify, stop)
+    evaluate_missing(resolved, evaluate, store, attempt, notify, stop, run.data_workers)
 
 
 def _train(resolved: Resolved, run: Run, store: Store, notify: _Notifier, stop: Callable[[], bool]) -> Trained:
@@ -144,6 +144,7 @@ def evaluate_missing(
     attempt: str,
     notify: _Notifier,
     stop: Callable[[], bool],
+    workers: int | None = None,
 ) -> None:
     """Evaluate the cell's missing points with its published weights."""
     from harness.evaluate import Point, evaluate
@@ -167,7 +168,7 @@ def evaluate_missing(
     points = [Point(gap.length, gap.stress, gap.start, gap.stop, diverged[gap.length, gap.stress]) for gap in gaps]
     done = total - len(points)
     notify.evaluating(done, total)
-    for point, rows in evaluate(model, scenario_of(resolved.config), points, settings, constant, stop):
+    for point, rows in evaluate(model, scenario_of(resolved.config), points, settings, constant, stop, workers):
         store.write_rows(resolved.id, _extent(point, constant), rows)
         done += 1
         notify.evaluating(done, total, point, rows)

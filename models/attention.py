@@ -68,6 +68,11 @@ class Attention(Block):
         shape = (batch, self.kv_heads, self.window or 0, self.size)
         return Cache(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
 
+    def reserve(self, state: Cache, length: int) -> Cache:
+        if self.window is not None:
+            return state
+        return Cache(_resized(state.keys, length), _resized(state.values, length))
+
     def forward(self, x: Tensor, state: Cache | None, span: Span) -> tuple[Tensor, Cache | None]:
         q, k, v = self._projected(x, span)
         seen = span.positions
@@ -142,8 +147,8 @@ def extended(cache: Cache, k: Tensor, v: Tensor, span: Span) -> Cache:
     needed, capacity = span.furthest + span.width, cache.keys.shape[2]
     if needed > capacity:
         grown = max(needed, 2 * capacity)
-        cache = Cache(_grown(cache.keys, grown), _grown(cache.values, grown))
-    elif not span.in_place:
+        cache = Cache(_resized(cache.keys, grown), _resized(cache.values, grown))
+    elif not (span.in_place or span.appends):
         cache = Cache(cache.keys.clone(), cache.values.clone())
     rows = torch.arange(len(k), device=k.device)[:, None]
     cache.keys[rows, :, span.positions] = k.transpose(1, 2).to(cache.keys)
@@ -165,8 +170,10 @@ def output_init(linear: nn.Linear, depth: int) -> None:
         nn.init.zeros_(linear.bias)
 
 
-def _grown(entries: Tensor, capacity: int) -> Tensor:
-    return pad(entries, (0, 0, 0, capacity - entries.shape[2]))
+def _resized(entries: Tensor, capacity: int) -> Tensor:
+    """Entries with another capacity: a copy."""
+    kept = entries[:, :, :capacity]
+    return pad(kept, (0, 0, 0, capacity - kept.shape[2])) if kept.shape[2] < capacity else kept.clone()
 
 
 def _kept(entries: Tensor) -> Tensor:

@@ -48,6 +48,8 @@ class Span:
     None: every row is one sequence."""
     longest: int = 0
     """With `offsets`: no sequence has more tokens."""
+    appends: bool = False
+    """The call may write into the caches it is given, beyond the tokens they hold (see `SequenceModel.append`)."""
     shared: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
@@ -105,6 +107,10 @@ class Block(nn.Module, ABC):
         With `span.offsets`, x is [1, N, D] and the state returned is None.
         """
 
+    def reserve(self, state: Any, length: int) -> Any:
+        """See `SequenceModel.reserve`."""
+        return state
+
     @abstractmethod
     def flops(self, length: int) -> float:
         """Forward FLOPs of the next token after `length` tokens."""
@@ -124,6 +130,9 @@ class Residual(Block):
 
     def initial_state(self, batch: int, device: torch.device) -> Any:
         return self.mixer.initial_state(batch, device)
+
+    def reserve(self, state: Any, length: int) -> Any:
+        return self.mixer.reserve(state, length)
 
     def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
         mixed, state = self.mixer(self.norm(x), state, span)
@@ -163,7 +172,16 @@ class Backbone(SequenceModel):
     def hidden(
         self, tokens: Tensor, state: BackboneState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, BackboneState]:
-        return self._run(tokens, state, lengths, in_place=False)
+        return self._run(tokens, state, lengths)
+
+    def append(
+        self, tokens: Tensor, state: BackboneState, lengths: Tensor | None = None
+    ) -> tuple[Tensor, BackboneState]:
+        return self._run(tokens, state, lengths, appends=True)
+
+    def reserve(self, state: BackboneState, length: int) -> BackboneState:
+        blocks = zip(self._blocks, state.layers, strict=True)
+        return BackboneState(state.position, [block.reserve(memory, length) for block, memory in blocks])
 
     def packed(self, tokens: Tensor, offsets: Tensor, longest: int) -> Tensor:
         span = Span(tokens.new_zeros(1), len(tokens), None, True, False, self.training, offsets, longest)
@@ -176,7 +194,7 @@ class Backbone(SequenceModel):
         return decide(features, self.logits.weight)
 
     def step(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
-        features, state = self._run(tokens[:, None], state, None, in_place=True)
+        features, state = self._run(tokens[:, None], state, in_place=True)
         return self.head(features[:, 0]), state
 
     def cost(self, length: int) -> Cost:
@@ -189,10 +207,15 @@ class Backbone(SequenceModel):
         return list(self.blocks)  # type: ignore[arg-type]
 
     def _run(
-        self, tokens: Tensor, state: BackboneState | None, lengths: Tensor | None, in_place: bool
+        self,
+        tokens: Tensor,
+        state: BackboneState | None,
+        lengths: Tensor | None = None,
+        in_place: bool = False,
+        appends: bool = False,
     ) -> tuple[Tensor, BackboneState]:
         start = tokens.new_zeros(len(tokens)) if state is None else state.position
-        span = Span(start, tokens.shape[1], lengths, state is None, in_place, self.training)
+        span = Span(start, tokens.shape[1], lengths, state is None, in_place, self.training, appends=appends)
         before = [None] * len(self.blocks) if state is None else state.layers
         features, after = self._through(tokens, before, span)
         return features, BackboneState(start + span.counts, after)

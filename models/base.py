@@ -79,6 +79,17 @@ class SequenceModel(nn.Module, ABC):
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One token per row: int64 [B] -> logits [B, V] and the next state. May modify `state` in place."""
 
+    def append(self, tokens: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """`hidden`, but what it adds to a growing cache it may write into `state`, beyond the tokens that holds.
+
+        So `state` keeps its meaning only until something else is appended to it.
+        """
+        return self.hidden(tokens, state, lengths)
+
+    def reserve(self, state: State, length: int) -> State:
+        """The same state with caches that grow just large enough for `length` tokens, those seen included."""
+        return state
+
     def packed(self, tokens: Tensor, offsets: Tensor, longest: int) -> Tensor:
         """Features [N, D] of sequences laid end to end, each from its initial state; only where `packs`.
 

@@ -50,6 +50,9 @@ class GatedBlock(Block):
     def initial_state(self, batch: int, device: torch.device) -> Any:
         return self.attention.initial_state(batch, device)
 
+    def reserve(self, state: Any, length: int) -> Any:
+        return self.attention.reserve(state, length)
+
     def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
         mixed, state = self.attention(self.norm(x), state, span)
         x = x + mixed

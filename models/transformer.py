@@ -53,6 +53,9 @@ class ParallelBlock(Block):
     def initial_state(self, batch: int, device: torch.device) -> Cache:
         return self.attention.initial_state(batch, device)
 
+    def reserve(self, state: Any, length: int) -> Any:
+        return self.attention.reserve(state, length)
+
     def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
         mixed, state = self.attention(self.norm(x), state, span)
         return x + mixed + self.down(gelu(self.up(self.mlp_norm(x)))), state

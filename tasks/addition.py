@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from tasks.agent import Agent
 from tasks.base import ANSWER, Problem, Sampler, Task
-from tasks.digits import add, calculate, is_number, random_digits, random_number, seek, sparse_number, walk
-from tools.calculator import DIGITS, to_int
+from tasks.digits import add, calculate, is_number, is_sum, random_digits, random_number, seek, sparse_number, walk
+from tools.calculator import DIGITS
 
 _CARRIES = ("c0", "c1")
 _PROMPT = re.compile(r"\^(0|[1-9][0-9]*)\+(0|[1-9][0-9]*)=")
@@ -100,7 +100,7 @@ class Addition(Task):
         given = "".join(output)
         if set(output) - set(DIGITS) or not is_number(given) or len(given) > problem.length + 1:
             return False
-        return to_int(given) == to_int(first) + to_int(second)
+        return is_sum(given, first, second)
 
     def count(self, length: int) -> int:
         operands = 10 if length == 1 else 9 * 10 ** (length - 1)

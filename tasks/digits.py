@@ -46,6 +46,19 @@ def add(first: str, second: str) -> str:
     return (str(carry) + "".join(reversed(limbs))).lstrip("0") or "0"
 
 
+def is_sum(total: str, first: str, second: str) -> bool:
+    """Whether total = first + second, limb by limb from the right: linear in the length."""
+    width = -(-max(len(total), len(first), len(second)) // LIMB) * LIMB
+    total, first, second = (number.zfill(width) for number in (total, first, second))
+    carry = 0
+    for stop in range(width, 0, -LIMB):
+        left = int(first[stop - LIMB : stop]) + int(second[stop - LIMB : stop]) + carry - int(total[stop - LIMB : stop])
+        carry, rest = divmod(left, 10**LIMB)
+        if rest:
+            return False
+    return carry == 0
+
+
 def multiply(first: str, second: int) -> str:
     """The product with a small factor in limbs of 1,000 digits: linear in the length."""
     width = -(-len(first) // LIMB) * LIMB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from models.kernels.packing import flattened, padded
@@ -28,6 +29,7 @@ def attention(
     query_positions: int64 [B or 1, T]; key_positions: int64 [B or 1, S], negative for a key that does not exist; the
     key of query t lies at index `ahead` + t or before, and those of its window at most `window` further left. slopes:
     [heads], subtract slope times distance from the scores (ALiBi, Press et al. 2022). Returns [B, heads, T, size].
+    Without a window, and where all rows are equally far ([1, T], [1, S]), key i is taken to be at position i.
     """
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
@@ -35,6 +37,8 @@ def attention(
     plain = slopes is None and ahead == 0 and k.shape[2] == q.shape[2] and (window is None or window >= q.shape[2])
     if plain:
         return scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+    if window is None and slopes is None and len(query_positions) == len(key_positions) == 1 and q.is_cuda:
+        return _without_mask(q, k[:, :, : ahead + q.shape[2]], v[:, :, : ahead + q.shape[2]])
     parts = []
     size = _block(query_positions.shape[0] * (1 if slopes is None else len(slopes)), k.shape[2], window)
     for start in range(0, q.shape[2], size):
@@ -45,6 +49,15 @@ def attention(
         mask = _mask(distance, key_positions[:, None, keys], window, slopes, q.dtype)
         parts.append(scaled_dot_product_attention(q[:, :, start:stop], k[:, :, keys], v[:, :, keys], attn_mask=mask))
     return torch.cat(parts, dim=2)
+
+
+def _without_mask(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The last query sees all keys, each one before it one key less; PyTorch's kernels know that without a mask."""
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (tensor.to(torch.get_autocast_dtype(q.device.type)) for tensor in (q, k, v))
+    if q.shape[2] == 1:
+        return scaled_dot_product_attention(q, k, v)
+    return scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]))
 
 
 def packed_attention(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from models import ARCHITECTURES
+from models.build import build
 from models.state import clone, leaves, put, state_bytes, take
 
 
@@ -65,3 +67,33 @@ def test_put_of_nothing_is_a_copy():
 
 def test_state_bytes_counts_every_tensor():
     assert state_bytes(state(4)) == 12 * 4 + 12 * 4 + 12 * 8 + 12 * 1
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.inference_mode()
+def test_appending_equals_hidden_and_leaves_the_old_state_its_meaning(architecture):
+    model = build(architecture, "tiny", 16, seed=0).eval()
+    tokens = torch.randint(16, (2, 30), generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([7, 10])
+    state = model.reserve(model.initial_state(2), 32)
+    _, state = model.append(tokens[:, :10], state, lengths)
+    wanted, after = model.hidden(tokens[:, 10:20], state)
+    features, appended = model.append(tokens[:, 10:20], state)
+    assert torch.equal(features, wanted)
+    again, _ = model.hidden(tokens[:, 10:20], state)
+    assert torch.allclose(again, wanted, atol=1e-6)
+    then, _ = model.hidden(tokens[:, 20:], after)
+    assert torch.allclose(model.append(tokens[:, 20:], appended)[0], then, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_a_growing_cache_is_reserved_once_and_appended_in_place():
+    model = build("transformer", "tiny", 16, seed=0).eval()
+    state = model.reserve(model.initial_state(2), 40)
+    places = [tensor.data_ptr() for tensor in leaves(state) if tensor.ndim == 4]
+    for _ in range(4):
+        _, state = model.append(torch.zeros(2, 10, dtype=torch.int64), state)
+    assert [tensor.data_ptr() for tensor in leaves(state) if tensor.ndim == 4] == places
+    trimmed = model.reserve(state, 25)
+    assert {tensor.shape[2] for tensor in leaves(trimmed) if tensor.ndim == 4} == {25}
+    assert state_bytes(trimmed) == 2 * (model.cost(25).state_bytes)

@@ -6,6 +6,7 @@ import pytest
 import tasks.addition
 from tasks.addition import Addition
 from tasks.base import Problem, Role
+from tasks.digits import is_sum
 from tasks.scenario import Scenario
 
 ADDITION = Addition()
@@ -147,6 +148,15 @@ def test_stress_carries_run_through_every_digit() -> None:
     assert nines in problems
     assert nines.reserved
     assert not any(problem.reserved for problem in problems if problem != nines)
+
+
+def test_sums_are_told_from_wrong_ones_at_any_length() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        first, second = (rng.randrange(10 ** rng.choice([1, 3, 999, 1000, 1001, 2500])) for _ in range(2))
+        for wrong in (0, 1, 10**999, 10**1000, -(10**1000)):
+            if first + second + wrong >= 0:
+                assert is_sum(str(first + second + wrong), str(first), str(second)) == (wrong == 0)
 
 
 def test_stress_unequal_operands() -> None:
