@@ -11,10 +11,16 @@ import numpy as np
 import torch
 
 from harness.decide import autocast, decide
-from models.state import put, take
+from harness.decoder import Decoder
+from harness.memory import rows_that_fit
+from models.base import SequenceModel
+from models.state import put
 from tasks.agent import Environment
 from tasks.base import EOS, PAD, Problem, Role
 from tasks.scenario import Scenario
+
+LAUNCH = 1 << 17
+"""Tokens, all rows together, that go through the model at once while it is brought to the starts."""
 
 
 @dataclass
@@ -58,38 +64,61 @@ def roll_out(model: Any, scenario: Scenario, starts: Sequence[Start], precision:
     """Greedy rollouts of all `starts` in one batch; results in their order."""
     if not starts:
         return []
+    rows = rows_that_fit(model, max(start.limit for start in starts))
+    groups = [starts[at : at + rows] for at in range(0, len(starts), rows)]
+    return [rollout for group in groups for rollout in _roll_out(model, scenario, group, precision)]
+
+
+def _roll_out(model: Any, scenario: Scenario, starts: Sequence[Start], precision: str) -> list[Rollout]:
     device = next(model.parameters()).device
     seats = [_Seat(scenario, start) for start in starts]
     with autocast(device, precision):
         state, logits = _begin(model, starts, device)
         best, margins = decide(logits)
+        chosen, spread = best.tolist(), margins.tolist()
+        decoder = Decoder(model, state, len(seats), device, max(seat.room for seat in seats))
         active = list(range(len(seats)))
         while True:
-            chosen, spread = best.tolist(), margins.tolist()
             tokens = [seats[row].advance(chosen[at], spread[at]) for at, row in enumerate(active)]
             going = [at for at, row in enumerate(active) if not seats[row].over]
             if not going:
                 return [seat.rollout for seat in seats]
             # Copying states costs about as much as some steps: leave finished rows in until half are done.
             if len(going) <= len(active) // 2:
-                state = take(state, torch.tensor(going, device=device))
                 active, tokens = [active[at] for at in going], [tokens[at] for at in going]
-            logits, state = model.step(torch.tensor(tokens, device=device), state)
-            best, margins = decide(logits)
+                decoder = decoder.taken(going, max(seats[row].left for row in active))
+            chosen, spread = decoder.step(tokens)
 
 
 def _begin(model: Any, starts: Sequence[Start], device: torch.device) -> tuple[Any, torch.Tensor]:
     """Bring the model to the starts: states of the batch, and the logits after each row's tokens."""
+    rows = torch.arange(len(starts), device=device)
     state = model.initial_state(len(starts), device)
+    if isinstance(model, SequenceModel):
+        state = model.reserve(state, max(start.limit for start in starts))
     for row, start in enumerate(starts):
         if start.state is not None:
-            state = put(state, torch.tensor([row], device=device), start.state)
+            state = put(state, rows[row : row + 1], start.state)
     lengths = torch.tensor([len(start.tokens) for start in starts], device=device)
-    padded = torch.zeros(len(starts), max(1, int(lengths.max())), dtype=torch.int64, device=device)
+    width = max(1, *(len(start.tokens) for start in starts))
+    padded = torch.zeros(len(starts), width, dtype=torch.int64)
     for row, start in enumerate(starts):
         padded[row, : len(start.tokens)] = torch.tensor(start.tokens, dtype=torch.int64)
-    logits, state = model(padded, state, lengths)
-    return state, logits[torch.arange(len(starts), device=device), (lengths - 1).clamp(min=0)]
+    padded = padded.to(device)
+    last = None
+    for at in range(0, width, max(1, LAUNCH // len(starts))):
+        piece = padded[:, at : at + max(1, LAUNCH // len(starts))]
+        part, end = (lengths - at).clamp(0, piece.shape[1]), lengths - 1 - at
+        place = end.clamp(0, piece.shape[1] - 1)
+        if isinstance(model, SequenceModel):
+            features, state = model.append(piece, state, part)
+            here = model.head(features[rows, place])
+        else:
+            logits, state = model(piece, state, part)
+            here = logits[rows, place]
+        last = here if last is None else torch.where((end >= 0)[:, None], here, last)
+    assert last is not None
+    return state, last
 
 
 class _Seat:
@@ -103,6 +132,11 @@ class _Seat:
         self.pending: deque[int] = deque()
         self.rollout = Rollout()
         self.over = False
+
+    @property
+    def left(self) -> int:
+        """Tokens it may still take."""
+        return 0 if self.over else self.room - len(self.rollout.ids)
 
     def advance(self, chosen: int, margin: float) -> int:
         """The token to feed next: one of an observation, else the model's choice, which acts on the environment."""

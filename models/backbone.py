@@ -96,6 +96,8 @@ class Block(nn.Module, ABC):
     """One residual block, or a mixer inside one."""
 
     operations: tuple[str, ...] = ()
+    steady: bool = False
+    """See `SequenceModel.steady`."""
 
     @abstractmethod
     def initial_state(self, batch: int, device: torch.device) -> Any: ...
@@ -126,7 +128,7 @@ class Residual(Block):
     def __init__(self, norm: nn.Module, mixer: Block) -> None:
         super().__init__()
         self.norm, self.mixer = norm, mixer
-        self.operations = mixer.operations
+        self.operations, self.steady = mixer.operations, mixer.steady
 
     def initial_state(self, batch: int, device: torch.device) -> Any:
         return self.mixer.initial_state(batch, device)
@@ -157,6 +159,7 @@ class Backbone(SequenceModel):
         self.embedding = nn.Embedding(vocabulary, options.d_model)
         self.blocks = nn.ModuleList(blocks)
         self.operations = tuple(dict.fromkeys(name for block in self._blocks for name in block.operations))
+        self.steady = all(block.steady for block in self._blocks)
         self.norm = norm
         self.logits = nn.Linear(options.d_model, vocabulary, bias=False)
         nn.init.normal_(self.embedding.weight, std=embedding_std)

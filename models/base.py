@@ -50,6 +50,8 @@ class SequenceModel(nn.Module, ABC):
     """Size presets; their type is the architecture's options class."""
     packs: ClassVar[bool] = False
     """Whether it can train on several sequences in one row (`packed`)."""
+    steady: bool = False
+    """Whether every `step` runs the same operations on the same shapes, so that a GPU may replay one of them."""
     operations: tuple[str, ...] = ()
     """Operations that have, or may get, several implementations (see `models.kernels.choose`)."""
 

@@ -42,6 +42,7 @@ class Mamba2Mixer(Block):
     """in_proj, causal convolution over x, B and C, SSD, gated norm, out_proj; B and C are shared by all heads."""
 
     operations = ("causal_conv", "ssd")
+    steady = True
 
     def __init__(
         self, d_model: int, depth: int, d_state: int = 128, head_size: int = 64, expand: int = 2, d_conv: int = 4

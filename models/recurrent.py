@@ -25,6 +25,7 @@ class Recurrent(SequenceModel):
     """What LSTM and GRU share. A state is a tuple of parts (GRU: h; LSTM: h, c), each a list over layers of [B, D]."""
 
     operations = ("rnn",)
+    steady = True
     kind: ClassVar[type[nn.GRU] | type[nn.LSTM]]
     parts: ClassVar[int]
     """Tensors of state per layer."""

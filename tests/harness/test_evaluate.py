@@ -11,7 +11,9 @@ from harness.schema import ENDINGS, FAILURES, ROWS
 from harness.train import make_optimiser, new_model, scenario_of, train_step
 from harness.verify import verify
 from models import ARCHITECTURES
+from models.build import build
 from tasks.problems import problems
+from tasks.scenario import Scenario
 
 COUNT = 40
 
@@ -179,3 +181,23 @@ def test_stop_ends_between_batches(gru):
     points = [Point(2, "random", 0, 8), Point(3, "random", 0, 8)]
     done = list(evaluate(model, scenario, points, settings, {}, stop=lambda: next(calls)))
     assert [point.length for point, _ in done] == [2]
+
+
+def test_a_rollout_that_resumes_far_behind_is_brought_there_in_pieces(gru, monkeypatch):
+    model, scenario = gru
+    whole = rows_of(model, scenario, 3, rollout_max=COUNT)
+    monkeypatch.setattr("harness.rollout.LAUNCH", 100)
+    pieces = rows_of(model, scenario, 3, rollout_max=COUNT)
+    assert_same(whole, pieces)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_a_recorded_step_decodes_like_a_launched_one(architecture, monkeypatch):
+    model, scenario = build(architecture, "tiny", 24, seed=0).eval().cuda(), Scenario("addition", "interactive")
+    drawn = problems(scenario.task, "evaluation", 9, 5)
+    recorded = live(model, scenario, drawn, Evaluate(lengths=[9]))
+    monkeypatch.setattr("harness.decoder.WORTH", 1 << 30)
+    launched = live(model, scenario, drawn, Evaluate(lengths=[9]))
+    for one, other in zip(recorded, launched):
+        assert agree(one, other)
