@@ -103,6 +103,14 @@ class Evaluate(Strict):
     chunk: Positive = 1024
     """Tokens of the oracle that go through the forward at once."""
     precision: Literal["float32", "bf16"] = "float32"
+    corrupt: Share = 0.0
+    """Control: every token of an observation is replaced with this probability (mode live only)."""
+
+    @model_validator(mode="after")
+    def _corrupts_live_rollouts(self) -> Evaluate:
+        if self.corrupt and self.mode != "live":
+            raise ValueError(f"corrupt = {self.corrupt:g} needs mode: live (nothing is observed in a verification)")
+        return self
 
     @field_validator("lengths", "stress")
     @classmethod

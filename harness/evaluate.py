@@ -26,6 +26,7 @@ from tasks.base import Problem, Role
 from tasks.problems import problems as draw
 from tasks.scenario import Scenario
 from tasks.trajectory import Encoded
+from tools.corrupted import Corrupted
 
 Row = dict[str, Any]
 
@@ -34,7 +35,7 @@ TEXT = 2000
 UNKNOWN = (
     *("answer_right", "token_accuracy", "failure", "ending", "output", "replay_equal"),
     *("divergence", "divergence_step", "divergence_phase", "divergence_role", "expected", "got", "context"),
-    *("rollout_tokens", "rollout_margin"),
+    *("rollout_tokens", "rollout_margin", "corrupted", "corrupted_at"),
 )
 """Columns that are null until something is known."""
 
@@ -79,8 +80,9 @@ def evaluate(
                     return
                 room = settings.rollout_max - point.diverged - sum(row["exact"] is False for row in rows)
                 rows += _batch(model, scenario, drawn[at : at + size], settings, max(0, room), helpers)
+            chance = scenario.task.chance(point.length) if point.stress in ("random", "jittered") else None
             for index, row in enumerate(rows, start=point.start):
-                row.update(constant, index=index, length=point.length, stress=point.stress)
+                row.update(constant, index=index, length=point.length, stress=point.stress, chance=chance)
             yield point, rows
 
 
@@ -140,16 +142,20 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
     """Live rollouts from the question on, compared with the oracle afterwards."""
     oracles = [scenario.encoded(problem) for problem in batch]
     starts = [
-        from_question(scenario, problem, limit(len(oracle.ids), settings)) for problem, oracle in zip(batch, oracles)
+        from_question(scenario, problem, limit(len(oracle.ids), settings), settings.corrupt)
+        for problem, oracle in zip(batch, oracles)
     ]
     rollouts = roll_out(model, scenario, starts, settings.precision)
     rows = []
     for problem, oracle, start, rollout in zip(batch, oracles, starts, rollouts):
         own = int(oracle.own.sum())
         row = _row(scenario, problem, settings, len(oracle.ids), own, oracle.calls, oracle.longest_walk)
-        at = first_difference(oracle.ids, rollout.ids, start.position)
+        at = first_difference(oracle, rollout.ids, start.position)
         upto = len(rollout.ids) if at is None else at - start.position + 1
         margin = _least(rollout.margins[:upto])
+        tool = start.environment.tool
+        if isinstance(tool, Corrupted):
+            row.update(corrupted=tool.replaced, corrupted_at=tool.first)
         row.update(mode="live", exact=at is None, margin=margin, near_tie=margin < NEAR_TIE[settings.precision])
         if at is not None:
             got = rollout.ids[at - start.position]
@@ -208,6 +214,8 @@ def _row(scenario: Scenario, problem: Problem, settings: Evaluate, tokens: int, 
         "own_tokens": own,
         "tool_calls": calls,
         "longest_walk": walk,
+        "work": scenario.task.work(problem),
+        "corrupt": settings.corrupt,
         "precision": settings.precision,
     }
 

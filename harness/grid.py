@@ -256,7 +256,8 @@ def changed(model: BaseModel, leave_out: Sequence[str] = ()) -> dict[str, Any]:
 def evaluation_id(evaluate: Evaluate) -> str:
     """Hash of the evaluation settings that change a result (which points there are does not)."""
     relevant = {name: getattr(evaluate, name) for name in ("mode", "rollout_max", "budget", "precision")}
-    return digest({"revision": EVALUATION_REVISION, **relevant})
+    control = {"corrupt": evaluate.corrupt} if evaluate.corrupt else {}
+    return digest({"revision": EVALUATION_REVISION, **relevant, **control})
 
 
 def validate(kind: type[Model], raw: Any, where: str) -> Model:

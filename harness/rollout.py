@@ -18,6 +18,7 @@ from models.state import put
 from tasks.agent import Environment
 from tasks.base import EOS, PAD, Problem, Role
 from tasks.scenario import Scenario
+from tasks.trajectory import Encoded
 
 LAUNCH = 1 << 17
 """Tokens, all rows together, that go through the model at once while it is brought to the starts."""
@@ -53,10 +54,10 @@ class Rollout:
     longest_walk: int = 0
 
 
-def from_question(scenario: Scenario, problem: Problem, limit: int) -> Start:
-    """A rollout from the question on."""
+def from_question(scenario: Scenario, problem: Problem, limit: int, corrupt: float = 0.0) -> Start:
+    """A rollout from the question on; `corrupt`: see `Scenario.environment`."""
     ids = scenario.vocabulary.encode(problem.prompt).tolist()
-    return Start(scenario.environment(problem), ids, None, len(ids), limit)
+    return Start(scenario.environment(problem, corrupt), ids, None, len(ids), limit)
 
 
 @torch.inference_mode()
@@ -164,11 +165,15 @@ class _Seat:
         self.rollout.longest_walk = self.environment.tool.longest_walk
 
 
-def first_difference(oracle: np.ndarray, ids: Sequence[int], start: int) -> int | None:
-    """Position in the trajectory where a rollout that began at `start` leaves the oracle; None when it never does."""
+def first_difference(oracle: Encoded, ids: Sequence[int], start: int) -> int | None:
+    """Position in the trajectory where a rollout that began at `start` leaves the oracle; None when it never does.
+
+    Only the model's own tokens are compared: up to their first difference, observations differ by corruption alone.
+    """
     made = np.asarray(ids)
     size = min(len(made), len(oracle) - start)
-    different = np.flatnonzero(made[:size] != oracle[start : start + size])
+    here = slice(start, start + size)
+    different = np.flatnonzero((made[:size] != oracle.ids[here]) & oracle.own[here])
     if len(different):
         return start + int(different[0])
     return start + size if start + size < len(oracle) else None

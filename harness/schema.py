@@ -25,7 +25,10 @@ ROWS: Table = {
     "question": ("string", "the prompt, tokens joined by spaces, cut at 2,000 characters"),
     # result
     "mode": ("string", "verify (oracle through the parallel forward, then live where it diverged) or live"),
-    "exact": ("bool", "the whole trajectory equals the oracle's; null without an oracle"),
+    "exact": (
+        "bool",
+        "the model's own tokens, and so the whole trajectory, equal the oracle's; null without an oracle",
+    ),
     "answer_right": ("bool", "the answer is right; null when the problem diverged and was not rolled out"),
     "token_accuracy": (
         "double",
@@ -45,11 +48,23 @@ ROWS: Table = {
     "rollout_margin": ("double", "the same over what the live rollout decided after the divergence; null without one"),
     "near_tie": ("bool", "`margin` is below the threshold of the precision: another decoder may decide otherwise"),
     "replay_equal": ("bool", "standing check: a live replay gave the same result; null when not replayed"),
+    "chance": (
+        "double",
+        "probability that the best blind answer to a random problem of `length` is right; null where unknown",
+    ),
+    # the control of corrupted observations
+    "corrupt": ("double", "probability with which a token of an observation was replaced; 0: not this control"),
+    "corrupted": ("int64", "observation tokens replaced in the rollout; null outside the control"),
+    "corrupted_at": ("int64", "position in the trajectory of the first of them; null if there was none"),
     # work and cost
     "tokens": ("int64", "tokens of the oracle trajectory, question included (live only: of the rollout)"),
     "own_tokens": ("int64", "tokens of it that the model makes"),
     "tool_calls": ("int64", "commands completed in it"),
     "longest_walk": ("int64", "longest run of moves of one pointer in one direction in it"),
+    "work": (
+        "int64",
+        "nodes of a graph that have to be visited; null where the length says it",
+    ),
     "rollout_tokens": ("int64", "tokens decoded live for this problem; null when nothing was rolled out"),
     "seconds": ("double", "wall-clock seconds of its batch divided by the problems in it"),
     "peak_bytes": ("int64", "peak device memory while its point was evaluated (CPU: null)"),

@@ -114,6 +114,8 @@ def _costs() -> list[pl.Expr]:
         pl.col("own_tokens").mean(),
         pl.col("tool_calls").mean(),
         pl.col("longest_walk").max(),
+        pl.col("work").mean(),
+        pl.col("chance").mean(),
         pl.col("seconds").sum(),
         pl.col("rollout_tokens").sum(),
         pl.col("state_bytes").max(),

@@ -23,7 +23,8 @@ def curves(view: View) -> Markup:
     text = (
         "One line per seed; the grey band is the training range. Markers stand slightly beside their length so that "
         "they do not hide each other; hover for counts and 95% intervals. Where only some of the diverged problems "
-        "were rolled out, the share of right answers weighs those for all that diverged."
+        "were rolled out, the share of right answers weighs those for all that diverged. A dotted grey line is chance: "
+        "what the best answer given blindly would get."
     )
     return section("curves", "Accuracy against length", note(text), *parts)
 

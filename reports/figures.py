@@ -21,6 +21,8 @@ _GREY = "#808790"
 _GRID = "rgba(128,135,144,0.22)"
 _LABEL = "#252a33"
 _SHADE = "rgba(128,135,144,0.14)"
+_VISIBLE = 0.005
+"""Chance below which its line would lie on the axis."""
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 FAILURE_COLOURS = dict(zip(FAILURES, ("#0072b2", "#56b4e9", "#e69f00", "#cc79a7", "#d55e00", "#009e73")))
@@ -171,9 +173,30 @@ def curves(points: pl.DataFrame, measure: str, looks: dict[str, style.Style]) ->
                 **_look(first["architecture"], first["unfit"], looks),
             )
         )
+    if measure == "answer":
+        _chance_line(figure, points)
     _shade(figure, trained)
     share = _percent_axis([0, 25, 50, 75, 100], [-3, 104])
     return _layout(figure, HEIGHT, xaxis=_length_axis(lengths, trained), yaxis=share, hovermode="closest")
+
+
+def _chance_line(figure: go.Figure, points: pl.DataFrame) -> None:
+    """What the best blind answer would get, where that can be told from 0."""
+    known = points.filter(pl.col("chance").is_not_null()).group_by("length").agg(pl.col("chance").mean()).sort("length")
+    shares = known["chance"].to_list()
+    if max(shares, default=0.0) < _VISIBLE:
+        return
+    figure.add_trace(
+        go.Scatter(
+            x=known["length"].to_list(),
+            y=[100 * share for share in shares],
+            mode="lines",
+            name="chance",
+            line={"color": _GREY, "width": 1, "dash": "dot"},
+            hovertext=[f"<b>best blind answer</b><br>right {wording.percent(share, 1)}" for share in shares],
+            hoverinfo="text",
+        )
+    )
 
 
 def reaches(summary: pl.DataFrame, looks: dict[str, style.Style], lengths: Sequence[int]) -> go.Figure:

@@ -124,6 +124,9 @@ def notices(view: View) -> Markup:
         )
     if waiting:
         said.append(("info", f"{wording.plural(waiting, 'run')} not finished.", "This report is partial.", "cells"))
+    if corrupt := [rate for rate in view.data.rows["corrupt"].unique() if rate]:
+        text = f"A control: {wording.percent(max(corrupt), 2)} of the observed tokens were replaced."
+        said.append(("info", text, "Exact: the model's own tokens stayed those of the solver.", "run"))
     shown = [
         element("p", element("b", text), f" {rest} ", element("a", "Details", href=f"#{to}"), class_=f"notice {kind}")
         for kind, text, rest, to in said

@@ -106,6 +106,10 @@ class Addition(Task):
         operands = 10 if length == 1 else 9 * 10 ** (length - 1)
         return operands**2
 
+    def chance(self, length: int) -> float:
+        """The likeliest sum comes about once for every first operand."""
+        return 1 / (10 if length == 1 else 9 * 10 ** (length - 1))
+
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """27 and 8 tokens for each digit of the longer and the shorter operand, 33, and 15 for a last carry."""
         longer = problem.length

@@ -125,6 +125,17 @@ class Task(ABC):
         """Number of distinct problems `sample` can give at this length; None if unknown."""
         return None
 
+    def work(self, problem: Problem) -> int | None:
+        """Nodes of a graph that have to be visited, or the like; None where the length says it."""
+        return None
+
+    def chance(self, length: int) -> float | None:
+        """Probability that the best answer given blindly to every random problem of a length is right.
+
+        "Blindly" is knowing the length, and which kind of question is asked where there are several. None if unknown.
+        """
+        return None
+
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int | None:
         """Tokens of the interactive trajectory in a form, question included, where that has a closed form."""
         return None

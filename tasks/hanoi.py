@@ -167,6 +167,10 @@ class Hanoi(Task):
     def count(self, length: int) -> int:
         return comb(len(SIZES), length)
 
+    def chance(self, length: int) -> float:
+        """Right for one set of disks."""
+        return 1 / self.count(length)
+
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """4n + 44 tokens for each of the 2^n - 1 moves, 8n + 9 around them, 3n + 3 to get past the parity letters."""
         n = problem.length

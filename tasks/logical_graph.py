@@ -207,6 +207,13 @@ class LogicalGraph(Task):
             left += new
         return len(seen)
 
+    def work(self, problem: Problem) -> int:
+        return self.nodes_visited(problem)
+
+    def chance(self, length: int) -> float:
+        """Exchanging True and False, `and` and `or` leaves the distribution of graphs as it is."""
+        return 0.5
+
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """Tokens of a form's trajectory with an unlimited tool.
 

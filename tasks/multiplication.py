@@ -160,6 +160,11 @@ class Multiplication(Task):
         firsts = 10 if length == 1 else 9 * 10 ** (length - 1)
         return firsts * 10**self.second_digits
 
+    def chance(self, length: int) -> float:
+        """The likeliest product is 0: a factor of one digit is 0 one time in ten."""
+        second = 1 / (10 * self.second_digits)
+        return second + (1 - second) / 10 if length == 1 else second
+
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """Tokens of the interactive trajectory in this form.
 

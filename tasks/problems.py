@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Literal
@@ -130,6 +131,12 @@ def _draw_training(task: Task, rng: random.Random, max_length: int) -> Problem:
         if split(problem) == "training" or exempt(task, problem):
             break
     return problem
+
+
+def commonest(task: Task, length: int, count: int = 1_000) -> float:
+    """Share of the commonest answer among `count` random problems of a length."""
+    rng = generator(task, "commonest answer", length)
+    return Counter(task.sample(rng, length).answer for _ in range(count)).most_common(1)[0][1] / count
 
 
 def exempt(task: Task, problem: Problem) -> bool:

@@ -19,6 +19,7 @@ from tasks.trajectory import Encoded, Piece, Trajectory
 from tasks.vocabulary import Vocabulary
 from tools import TOOLS
 from tools.base import Tool
+from tools.corrupted import Corrupted
 from tools.none import Imagined
 
 
@@ -92,10 +93,14 @@ class Scenario:
         """A fresh tool that really answers (in cot: the one that the model has to imagine)."""
         return self._tool_class(**self.tool_options)
 
-    def environment(self, problem: Problem) -> Environment:
-        """What a model acts in."""
+    def environment(self, problem: Problem, corrupt: float = 0.0) -> Environment:
+        """What a model acts in; `corrupt`: probability with which a token of an observation is another than it was."""
         tool = self.make_tool()
-        return Environment(problem.prompt, Imagined(tool) if self.setting == "cot" else tool)
+        if self.setting == "cot":
+            tool = Imagined(tool)
+        if corrupt:
+            tool = Corrupted(tool, corrupt, problem.key, self.task.tokens)
+        return Environment(problem.prompt, tool)
 
     def answer_tokens(self, problem: Problem) -> tuple[str, ...]:
         """The right output as this setting writes it."""

@@ -16,6 +16,7 @@ from tasks.agent import Agent
 from tasks.base import Problem, Sampler, Task
 from tasks.machine import Machine
 from tasks.machine_file import read_machine
+from tasks.problems import commonest
 from tasks.words import Words
 from tools.base import END
 from tools.tape import READ, RIGHT, WRITE
@@ -104,6 +105,10 @@ class TuringMachine(Task):
 
     def count(self, length: int) -> int | None:
         return self.machine.inputs.count(length)
+
+    def chance(self, length: int) -> float | None:
+        """Estimated, for answers of one symbol; None for words."""
+        return commonest(self, length) if self.machine.answer == "symbol" else None
 
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """6 tokens a step of the machine, 4 for each symbol of the answer, and 2 or (for a word) 5 beside them."""

@@ -4,9 +4,11 @@ import pytest
 
 from harness.config import Evaluate
 from harness.evaluate import Point, evaluate
+from harness.grid import evaluation_id
 from harness.oracle import KINDS, ScriptedModel
 from tasks import TASKS
 from tasks.addition import Addition
+from tasks.base import Role
 from tasks.problems import problems
 from tasks.scenario import Scenario
 
@@ -135,3 +137,43 @@ def test_the_longest_problems_of_the_paper(name):
         assert row["exact"]
         assert row["answer_right"]
         print(name, form, row["tokens"])
+
+
+def test_corrupted_observations_are_counted_and_a_model_that_ignores_them_stays_exact():
+    scenario = Scenario("addition", "interactive")
+    settings = {"mode": "live", "budget": 1.5}
+    [honest] = rows_of(ScriptedModel(scenario), scenario, 6, 1, **settings)
+    [row] = rows_of(ScriptedModel(scenario), scenario, 6, 1, corrupt=1.0, **settings)
+    assert (honest["corrupt"], honest["corrupted"], honest["corrupted_at"]) == (0.0, None, None)
+    oracle = scenario.encoded(problems(scenario.task, "evaluation", 6, 1)[0])
+    observed = [at for at, role in enumerate(oracle.roles) if role == Role.OBSERVATION]
+    assert (row["corrupt"], row["corrupted"], row["corrupted_at"]) == (1.0, len(observed), observed[0])
+    assert row["exact"]
+    assert row["answer_right"]
+    assert row["rollout_tokens"] == honest["rollout_tokens"]
+
+
+def test_an_error_is_found_where_it_is_in_spite_of_corrupted_observations():
+    scenario = Scenario("addition", "interactive")
+    model = ScriptedModel(scenario, error_rate=1.0)
+    drawn = {problem.key: model.planted(problem) for problem in problems(scenario.task, "evaluation", 6, 20)}
+    for row in rows_of(model, scenario, 6, 20, mode="live", corrupt=0.5):
+        error = drawn[row["problem"]]
+        assert (row["divergence"], row["failure"]) == (error.position, error.failure)
+
+
+def test_corrupted_observations_need_live_rollouts_and_have_results_of_their_own():
+    with pytest.raises(ValueError, match="needs mode: live"):
+        Evaluate(lengths=[1], corrupt=0.01)
+    live, control = (Evaluate(lengths=[1], mode="live", corrupt=rate) for rate in (0.0, 0.01))
+    assert evaluation_id(live) != evaluation_id(control)
+
+
+def test_rows_carry_work_and_chance():
+    scenario = Scenario("logical_graph", "interactive", form="localised")
+    drawn = {problem.key: problem for problem in problems(scenario.task, "evaluation", 9, 5)}
+    for row in rows_of(ScriptedModel(scenario), scenario, 9, 5):
+        assert row["work"] == scenario.task.nodes_visited(drawn[row["problem"]])
+        assert row["chance"] == 0.5
+    [row] = rows_of(ScriptedModel(Scenario("addition", "direct")), Scenario("addition", "direct"), 3, 1)
+    assert (row["work"], row["chance"]) == (None, pytest.approx(1 / 900))

@@ -332,3 +332,21 @@ def test_key_lengths_span_the_training_range_to_the_longest():
     assert key_lengths([1, 2], 4) == [2]
     assert key_lengths([8, 16], 4) == [8, 16]
     assert key_lengths([], 4) == []
+
+
+def test_chance_is_drawn_where_answers_are_and_can_be_told_from_zero(demo):
+    view = View(demo(problems=8))
+    points = view.facets[0].of(view.random)
+    names = []
+    for chance in (0.5, 0.001, None):
+        own = points.with_columns(chance=pl.lit(chance, pl.Float64))
+        drawn = {measure: figures.curves(own, measure, view.looks) for measure in ("exact", "answer")}
+        names.append([measure for measure in drawn if "chance" in [trace.name for trace in drawn[measure].data]])
+    assert names == [["answer"], [], []]
+
+
+def test_a_report_on_corrupted_observations_says_so(demo):
+    data = demo(problems=8)
+    corrupted = replace(data, rows=data.rows.with_columns(corrupt=pl.lit(0.01)))
+    assert "1.00% of the observed tokens were replaced" in render(corrupted)
+    assert "observed tokens were replaced" not in render(data)
