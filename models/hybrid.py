@@ -79,6 +79,7 @@ MIXERS: dict[Mixer, Callable[[HybridOptions], Block]] = {
 class Hybrid(Backbone):
     """Mamba and attention layers in a pattern; a state of fixed size plus a cache per full-attention layer."""
 
+    revision = 2  # as Mamba-1's
     sizes = {
         "tiny": HybridOptions(d_model=64, layers=4, heads=4, mlp=128, window=64, d_state=32, head_size=32),
         # The paper states no size for its hybrid: 16 Mamba-2 and 5 attention layers come closest to its Mamba's 90.6M.

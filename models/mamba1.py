@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu, softplus
+from torch.nn.functional import linear, silu, softplus
 
 from models.backbone import Backbone, Block, Residual, Span, matrices
 from models.base import Options
-from models.kernels.choose import causal_conv, selective_scan, selective_step
+from models.kernels.choose import causal_conv, gated_scan, selective_step
 
 NORM_EPS = 1e-5
 
@@ -40,7 +40,7 @@ class MambaState:
 
 
 class CausalConv(nn.Module):
-    """Depthwise convolution over the last `taps` tokens, with the initialisation of PyTorch's Conv1d."""
+    """Depthwise convolution over the last `taps` tokens, then SiLU; initialised as PyTorch's Conv1d."""
 
     def __init__(self, channels: int, taps: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class CausalConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-(taps**-0.5), taps**-0.5))
 
     def forward(self, x: Tensor, state: Tensor | None, span: Span) -> tuple[Tensor, Tensor]:
-        return causal_conv(x, self.weight, self.bias, state, span.lengths, span.offsets, span.longest)
+        return causal_conv(x, self.weight, self.bias, state, span.lengths, span.offsets, span.longest, activate=True)
 
 
 class Mamba1Mixer(Block):
@@ -79,20 +79,19 @@ class Mamba1Mixer(Block):
 
     def forward(self, x: Tensor, state: MambaState | None, span: Span) -> tuple[Tensor, MambaState | None]:
         x, gate = self.in_proj(x).chunk(2, dim=-1)
-        before = None if state is None else state.ssm
         x, conv = self.conv(x, None if state is None else state.conv, span)
-        x = silu(x)
         low, B, C = self.x_proj(x).split([self.rank, self.d_state, self.d_state], dim=-1)
-        delta = softplus(self.dt_proj(low).float())
+        # The bias is far larger than what it is added to: in bf16 it would round the steps to a hundredth.
+        delta, bias = linear(low, self.dt_proj.weight), self.dt_proj.bias
         A = -torch.exp(self.A_log.float())
-        if span.in_place and before is not None:
-            y, ssm = selective_step(x[:, 0], delta[:, 0], A, B[:, 0].float(), C[:, 0].float(), before)
-            y = y[:, None]
+        if span.in_place and state is not None:
+            steps = softplus(delta[:, 0].float() + bias)
+            y, ssm = selective_step(x[:, 0].float(), steps, A, B[:, 0].float(), C[:, 0].float(), state.ssm)
+            y = ((y + self.D * x[:, 0]) * silu(gate[:, 0]))[:, None]
         else:
-            y, ssm = selective_scan(
-                x, stopped(delta, span), A, B.float(), C.float(), before, offsets=span.offsets, longest=span.longest
-            )
-        return self.out_proj((y + self.D * x) * silu(gate)), mamba_state(conv, ssm, span)
+            before = None if state is None else state.ssm
+            y, ssm = gated_scan(x, delta, A, B, C, self.D, bias, gate, before, span.lengths, span.offsets, span.longest)
+        return self.out_proj(y), mamba_state(conv, ssm, span)
 
     def flops(self, length: int) -> float:
         scan = 7 * self.inner * self.d_state
@@ -105,6 +104,7 @@ class Mamba1Mixer(Block):
 class Mamba1(Backbone):
     """Mamba-1, a selective state-space model; its state has a fixed size."""
 
+    revision = 2  # the bias of the steps is added in float32
     sizes = {
         "tiny": Mamba1Options(d_model=64, layers=2, d_state=8),
         "paper": Mamba1Options(d_model=768, layers=24),

@@ -70,7 +70,7 @@ class Mamba2Mixer(Block):
         gate, x, delta = self.in_proj(x).split([self.inner, self.convolved, self.heads], dim=-1)
         before = None if state is None else state.ssm
         x, conv = self.conv(x, None if state is None else state.conv, span)
-        x, B, C = silu(x).split([self.inner, self.d_state, self.d_state], dim=-1)
+        x, B, C = x.float().split([self.inner, self.d_state, self.d_state], dim=-1)
         x = x.unflatten(2, (self.heads, self.head_size))
         delta = softplus(delta.float() + self.dt_bias)
         A = -torch.exp(self.A_log.float())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
 from models.kernels.packing import flattened, padded
 
@@ -16,16 +17,17 @@ def causal_conv(
     lengths: Tensor | None = None,
     offsets: Tensor | None = None,
     longest: int = 0,
+    activate: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Each channel is convolved with its own filter over its last K inputs, those in the state included.
 
     x: [B, T, C]; weight: [C, K]; bias: [C]; state: float32 [B, K-1, C], the inputs before x (None: zeros); lengths:
-    int64 [B], how many inputs of each row enter the new state (None: all). Returns float32 [B, T, C] and the new state.
-    With offsets, int32 [S + 1], the one row is S sequences (see `models.kernels.packing`), without states before; those
-    returned are of padding.
+    int64 [B], how many inputs of each row enter the new state (None: all). Returns [B, T, C], after SiLU if `activate`,
+    float32 here and of x's type from a kernel, and the new state. With offsets, int32 [S + 1], the one row is S
+    sequences (see `models.kernels.packing`), without states before; those returned mean nothing.
     """
     if offsets is not None:
-        y, after = causal_conv(padded(x, offsets, longest), weight, bias, None)
+        y, after = causal_conv(padded(x, offsets, longest), weight, bias, None, activate=activate)
         return flattened(y, offsets, x.shape[1]), after
     before, width = weight.shape[1] - 1, x.shape[1]
     if state is None:
@@ -35,6 +37,8 @@ def causal_conv(
     y = torch.addcmul(bias, inputs[:, :width], weight[:, 0])
     for tap in range(1, before + 1):
         y = torch.addcmul(y, inputs[:, tap : tap + width], weight[:, tap])
+    if activate:
+        y = silu(y)
     if lengths is None:
         return y, inputs[:, width:].contiguous()
     last = lengths[:, None] + torch.arange(before, device=x.device)

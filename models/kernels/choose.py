@@ -1,46 +1,158 @@
-"""The one place that decides, and says, which implementation of each operation runs. Models import operations here."""
+"""The one place that decides, and says, which implementation of each operation runs. Models import operations here.
+
+The device decides: `CANDIDATES` lists the fast implementations of an operation, best first, and the kind of device each
+is for. The first whose import and tiny call succeed on this machine is taken, else the reference in plain PyTorch,
+which runs everywhere and is the truth.
+"""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from models.kernels import decide as decide_torch
 from models.kernels.attention import attention, packed_attention
-from models.kernels.causal_conv import causal_conv
-from models.kernels.selective_scan import selective_scan, selective_step
+from models.kernels.selective_scan import selective_step
 from models.kernels.ssd import ssd, ssd_step
 
-CHOSEN = {
-    "attention": "torch",
-    "causal_conv": "torch",
-    "rnn": "torch",
-    "selective_scan": "torch",
-    "ssd": "torch",
+REFERENCES = {
+    "attention": "models.kernels.attention:attention",
+    "causal_conv": "models.kernels.causal_conv:causal_conv",
+    "decide": "models.kernels.decide:decide",
+    "rnn": "torch.nn:RNNBase",
+    "selective_scan": "models.kernels.selective_scan:gated_scan",
+    "ssd": "models.kernels.ssd:ssd",
 }
-"""Operation -> implementation. `torch` is plain PyTorch, fused attention and cuDNN included where PyTorch has them."""
-
-TRITON = find_spec("triton") is not None
+"""Operation -> its reference, called `torch`: plain PyTorch, fused attention and cuDNN where PyTorch has them."""
 
 
-def decide(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Candidate:
+    """A faster implementation of an operation, with its reference's arguments and results."""
+
+    name: str
+    path: str
+    """`module:function`; imported only when it is considered, so that optional packages stay optional."""
+    example: Callable[[torch.device], tuple[Any, ...]]
+    """Arguments of the tiny call that must succeed before it is chosen."""
+    device: str = "cuda"
+
+
+@dataclass(frozen=True)
+class Choice:
+    name: str
+    why: str
+    function: Callable[..., Any]
+
+
+def _conv_example(device: torch.device) -> tuple[Any, ...]:
+    return torch.ones(1, 3, 16, device=device), torch.ones(16, 4, device=device), torch.ones(16, device=device), None
+
+
+def _decide_example(device: torch.device) -> tuple[Any, ...]:
+    return torch.ones(3, 16, device=device), torch.ones(4, 16, device=device)
+
+
+def _scan_example(device: torch.device) -> tuple[Any, ...]:
+    u, A, B = torch.ones(1, 3, 16, device=device), -torch.ones(16, 4, device=device), torch.ones(1, 3, 4, device=device)
+    return u, u, A, B, B
+
+
+CANDIDATES: dict[str, tuple[Candidate, ...]] = {
+    "causal_conv": (Candidate("triton", "models.kernels.triton_conv:causal_conv", _conv_example),),
+    "decide": (Candidate("triton", "models.kernels.triton_decide:decide", _decide_example),),
+    "selective_scan": (Candidate("triton", "models.kernels.triton_scan:gated_scan", _scan_example),),
+}
+"""Operation -> what may run instead of its reference, best first."""
+
+_DEMANDED: dict[str, str] = {}
+
+
+def demand(names: Mapping[str, str]) -> None:
+    """From now on take exactly these implementations, operation -> name; an empty mapping lifts all demands.
+
+    Raises ValueError for an unknown operation or name. One that does not work here raises when it is first needed.
+    """
+    for operation, name in names.items():
+        if operation not in REFERENCES:
+            raise ValueError(f"kernels: {operation!r} is none of {', '.join(REFERENCES)}")
+        known = ["torch", *(candidate.name for candidate in CANDIDATES.get(operation, ()))]
+        if name not in known:
+            raise ValueError(f"kernels: {operation}: {name!r} is none of {', '.join(known)}")
+    _DEMANDED.clear()
+    _DEMANDED.update(names)
+    choice.cache_clear()
+
+
+@cache
+def choice(operation: str, device: str) -> Choice:
+    """What runs for an operation on a kind of device ("cpu", "cuda"), and why; decided once.
+
+    Raises ValueError when one that was demanded does not work here.
+    """
+    failures = []
+    wanted = _DEMANDED.get(operation)
+    for candidate in CANDIDATES.get(operation, ()):
+        if candidate.device != device or wanted not in (None, candidate.name):
+            continue
+        problem = works(candidate)
+        if problem is None:
+            return Choice(candidate.name, "demanded" if wanted else "works here", _load(candidate.path))
+        failures.append(f"{candidate.name} does not: {problem}")
+    if wanted not in (None, "torch"):
+        reason = failures[0] if failures else f"it is not for {device}"
+        raise ValueError(f"kernels: {operation}: {wanted} was demanded, but {reason}")
+    why = "demanded" if wanted else "; ".join(failures) or f"nothing faster is known for {device}"
+    return Choice("torch", why, _load(REFERENCES[operation]))
+
+
+def works(candidate: Candidate) -> str | None:
+    """Import a candidate and make its tiny call; None if all is well, else what went wrong, in one line."""
+    try:
+        with torch.no_grad(), torch.autocast(candidate.device, enabled=False):
+            _load(candidate.path)(*candidate.example(torch.device(candidate.device)))
+    except Exception as error:  # an optional package may fail in any way at all
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+def _load(path: str) -> Callable[..., Any]:
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def causal_conv(x: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """See `models.kernels.causal_conv`."""
+    return choice("causal_conv", x.device.type).function(x, *arguments, **named)
+
+
+def gated_scan(u: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """See `models.kernels.selective_scan`."""
+    return choice("selective_scan", u.device.type).function(u, *arguments, **named)
+
+
+def decide(features: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
     """See `models.kernels.decide`."""
-    if TRITON and features.is_cuda:
-        from models.kernels import triton_decide
-
-        return triton_decide.decide(features, weight, bias)
-    return decide_torch.decide(features, weight, bias)
+    return choice("decide", features.device.type).function(features, *arguments, **named)
 
 
 __all__ = [
-    "CHOSEN",
+    "CANDIDATES",
+    "REFERENCES",
     "attention",
     "causal_conv",
+    "choice",
     "decide",
+    "demand",
+    "gated_scan",
     "packed_attention",
-    "selective_scan",
     "selective_step",
     "ssd",
     "ssd_step",
+    "works",
 ]

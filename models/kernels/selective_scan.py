@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu, softplus
 
 from models.kernels.packing import flattened, padded
 
@@ -45,6 +46,36 @@ def selective_scan(
     inputs = [tensor.transpose(0, 1).contiguous() for tensor in (u, delta, B, C)]
     y, last = _SelectiveScan.apply(*inputs, A.T.contiguous(), state.transpose(1, 2).contiguous())
     return y.transpose(0, 1), last.transpose(1, 2)
+
+
+def gated_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    bias: Tensor | None = None,
+    gate: Tensor | None = None,
+    state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
+    longest: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """(`selective_scan` with steps softplus(delta + bias) + D u) silu(gate): all of Mamba-1 that is not a product.
+
+    delta, gate: [batch, T, channels], before their activations; D, bias: [channels]; lengths: int64 [batch], tokens of
+    each row that enter the state (None: all). What is None is left out. Computes in float32 (float64 for such u) and
+    returns y, unspecified but finite past a row's length, and the last state. Otherwise as `selective_scan`.
+    """
+    wide = torch.promote_types(u.dtype, torch.float32)
+    steps = softplus(delta.to(wide) if bias is None else delta.to(wide) + bias)
+    if lengths is not None:
+        past = torch.arange(u.shape[1], device=u.device) >= lengths[:, None]
+        steps = steps.masked_fill(past[..., None], 0)
+    y, last = selective_scan(u.to(wide), steps, A, B.to(wide), C.to(wide), state, offsets, longest)
+    y = y if D is None else y + D * u
+    return y if gate is None else y * silu(gate), last
 
 
 def selective_step(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
