@@ -7,5 +7,7 @@ ARCHITECTURES = {
     "sliding": "models.sliding:SlidingTransformer",
     "lstm": "models.recurrent:LSTM",
     "gru": "models.recurrent:GRU",
+    "gated_deltanet": "models.gated_deltanet:GatedDeltaNet",
+    "rwkv7": "models.rwkv7:Rwkv7",
     "hybrid": "models.hybrid:Hybrid",
 }

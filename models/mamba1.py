@@ -42,10 +42,13 @@ class MambaState:
 class CausalConv(nn.Module):
     """Depthwise convolution over the last `taps` tokens, then SiLU; initialised as PyTorch's Conv1d."""
 
-    def __init__(self, channels: int, taps: int) -> None:
+    def __init__(self, channels: int, taps: int, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, taps).uniform_(-(taps**-0.5), taps**-0.5))
-        self.bias = nn.Parameter(torch.empty(channels).uniform_(-(taps**-0.5), taps**-0.5))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(channels).uniform_(-(taps**-0.5), taps**-0.5))
+        else:
+            self.register_buffer("bias", torch.zeros(channels), persistent=False)
 
     def forward(self, x: Tensor, state: Tensor | None, span: Span) -> tuple[Tensor, Tensor]:
         return causal_conv(x, self.weight, self.bias, state, span.lengths, span.offsets, span.longest, activate=True)
@@ -144,7 +147,7 @@ def scale_output(linear: nn.Linear, depth: int) -> None:
     linear.weight.data /= math.sqrt(depth)
 
 
-def no_weight_decay(*parameters: nn.Parameter) -> None:
+def no_weight_decay(*parameters: Tensor) -> None:
     """Mark parameters an optimiser should not decay."""
     for parameter in parameters:
         parameter._no_weight_decay = True  # type: ignore[attr-defined]

@@ -36,9 +36,9 @@ class SlidingOptions(Options):
 
 
 class GatedBlock(Block):
-    """x + attention(norm(x)), then x + SwiGLU(norm(x)), as Mistral."""
+    """x + attention(norm(x)), then x + SwiGLU(norm(x)), as Mistral. (`attention` may be any mixer.)"""
 
-    def __init__(self, attention: Attention, width: int, mlp: int, depth: int) -> None:
+    def __init__(self, attention: Block, width: int, mlp: int, depth: int) -> None:
         super().__init__()
         self.norm, self.mlp_norm = nn.RMSNorm(width, eps=NORM_EPS), nn.RMSNorm(width, eps=NORM_EPS)
         self.attention = attention

@@ -31,6 +31,8 @@ KNOWN = {
     "sliding": Style(_ORANGE, "dash", "triangle-up"),
     "lstm": Style(_GREEN, "solid", "triangle-down"),
     "gru": Style(_PURPLE, "dash", "pentagon"),
+    "gated_deltanet": Style(_YELLOW, "solid", "hexagon"),
+    "rwkv7": Style(_YELLOW, "dash", "cross"),
     "hybrid": Style(INK, "solid", "star"),
 }
 

@@ -17,16 +17,20 @@ import torch
 from torch import Tensor
 
 from models.kernels.attention import attention, packed_attention
+from models.kernels.gated_delta import gated_delta_step
 from models.kernels.selective_scan import selective_step
 from models.kernels.ssd import ssd, ssd_step
+from models.kernels.wkv7 import wkv7_step
 
 REFERENCES = {
     "attention": "models.kernels.attention:attention",
     "causal_conv": "models.kernels.causal_conv:causal_conv",
     "decide": "models.kernels.decide:decide",
+    "gated_delta": "models.kernels.gated_delta:gated_delta",
     "rnn": "torch.nn:RNNBase",
     "selective_scan": "models.kernels.selective_scan:gated_scan",
     "ssd": "models.kernels.ssd:ssd",
+    "wkv7": "models.kernels.wkv7:wkv7",
 }
 """Operation -> its reference, called `torch`: plain PyTorch, fused attention and cuDNN where PyTorch has them."""
 
@@ -141,6 +145,16 @@ def decide(features: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Ten
     return choice("decide", features.device.type).function(features, *arguments, **named)
 
 
+def gated_delta(q: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """See `models.kernels.gated_delta`."""
+    return choice("gated_delta", q.device.type).function(q, *arguments, **named)
+
+
+def wkv7(r: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """See `models.kernels.wkv7`."""
+    return choice("wkv7", r.device.type).function(r, *arguments, **named)
+
+
 __all__ = [
     "CANDIDATES",
     "REFERENCES",
@@ -149,10 +163,14 @@ __all__ = [
     "choice",
     "decide",
     "demand",
+    "gated_delta",
+    "gated_delta_step",
     "gated_scan",
     "packed_attention",
     "selective_step",
     "ssd",
     "ssd_step",
+    "wkv7",
+    "wkv7_step",
     "works",
 ]

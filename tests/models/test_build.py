@@ -23,6 +23,7 @@ from models.build import build, describe, full_options
         (("transformer", "tiny", 9, {"heads": 5}), r"transformer: heads: 5 does not divide d_model = "),
         (("sliding", "tiny", 9, {"kv_heads": 3}), r"sliding: kv_heads: 3 does not divide heads = "),
         (("mamba2", "tiny", 9, {"head_size": 7}), r"mamba2: head_size: 7 does not divide"),
+        (("rwkv7", "tiny", 9, {"head_size": 7}), r"rwkv7: head_size: 7 does not divide d_model = "),
         (("hybrid", "tiny", 9, {"pattern": ["mamba2", "rnn"]}), r"pattern: 'rnn' is none of mamba1, mamba2, "),
         (("hybrid", "tiny", 9, {"pattern": []}), r"pattern: \(\) is not a list of at least one value"),
         (("hybrid", "tiny", 9, {"pattern": "mamba1"}), r"pattern: 'mamba1' is not a list"),

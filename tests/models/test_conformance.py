@@ -17,6 +17,16 @@ VARIANTS = {
     "mamba1": ("mamba1", {"d_model": 32, "layers": 2, "d_state": 4}),
     "mamba1 two taps": ("mamba1", {"d_model": 24, "layers": 1, "d_conv": 2, "expand": 1}),
     "mamba2": ("mamba2", {"d_model": 32, "layers": 2, "d_state": 8, "head_size": 16}),
+    "gated_deltanet": (
+        "gated_deltanet",
+        {"d_model": 32, "layers": 2, "heads": 2, "head_size": 8, "mlp": 32},
+    ),
+    "gated_deltanet two taps": (
+        "gated_deltanet",
+        {"d_model": 24, "layers": 1, "heads": 1, "head_size": 16, "mlp": 24, "expand": 1, "d_conv": 2},
+    ),
+    "rwkv7": ("rwkv7", {"d_model": 32, "layers": 2, "mlp": 64, "head_size": 16}),
+    "rwkv7 one layer": ("rwkv7", {"d_model": 24, "layers": 1, "mlp": 48, "head_size": 8}),
     "transformer": ("transformer", ATTENTION),
     "transformer none": ("transformer", {**ATTENTION, "positions": "none"}),
     "transformer alibi": ("transformer", {**ATTENTION, "positions": "alibi"}),

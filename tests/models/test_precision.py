@@ -11,6 +11,8 @@ from models.state import leaves
 VARIANTS = [
     ("mamba1", {}),
     ("mamba2", {}),
+    ("gated_deltanet", {}),
+    ("rwkv7", {}),
     *(("transformer", {"positions": p}) for p in ("rotary", "alibi")),
     *(("sliding", {"positions": p, "window": 16}) for p in ("rotary", "alibi")),
     ("lstm", {}),
