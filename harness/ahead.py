@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -55,6 +55,12 @@ class Helper:
             self._process.terminate()
             self._process.wait()
         self._process = self._wire = None
+
+    def interrupt(self) -> None:
+        """End the process though a thread waits for its next item: that thread gets RuntimeError at once."""
+        process = self._process
+        if process is not None:
+            process.terminate()
 
     def _start(self) -> Connection[Any, Any]:
         if self._wire is None:
@@ -123,7 +129,7 @@ class Helpers:
             helper.close()
 
 
-def in_thread(items: Iterable[T], depth: int) -> Iterator[T]:
+def in_thread(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The same items, made by a thread that is up to `depth` of them ahead; what it raises is raised here."""
     waiting: queue.Queue[tuple[int, Any]] = queue.Queue(depth)
     dropped = threading.Event()

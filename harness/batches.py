@@ -1,24 +1,43 @@
-"""Training batches: an endless, seekable stream of random problems, each split by length so that little is padding."""
+"""Training batches: the problems of a step in the layout that their model trains on fastest.
+
+A CPU takes parts: rows split by length, so that little is padding. On a GPU a model that packs takes one row of all
+sequences end to end, filled up to one of a few sizes, so that kernels and CUDA graphs meet the same shapes again; an
+RNN takes the tokens of all rows time by time, as cuDNN does, without any padding.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.problems import BLOCK
-from tasks.scenario import Scenario
-from tasks.trajectory import Encoded
-
 PARTS = 4
 """Most parts of a batch. More would pad less, but products of few rows are slow."""
 SMALLEST_PART = 8
 """Fewest rows of a part."""
+SIZES = 16
+"""Sizes of a packed row between a power of two and the next: at most 1/16 of it is padding."""
+LONGEST_SIZES = 4
+"""The same for the bound on its sequences' lengths, which costs nothing but is part of a CUDA graph."""
+IGNORED = -100
+"""Target of a token after which the model makes nothing."""
+
+
+class Trajectory(Protocol):
+    """What batches are made of: one row of tokens."""
+
+    @property
+    def ids(self) -> Any: ...
+
+    @property
+    def own(self) -> Any: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -57,27 +76,47 @@ class Batch:
         return sum(part.tokens.numel() for part in self.parts) - self.real
 
 
-def batches(scenario: Scenario, max_length: int, data_seed: int, size: int, start: int = 0) -> Iterator[Batch]:
-    """Batches number `start`, `start` + 1, .. of the training stream of `data_seed`.
+@dataclass(frozen=True)
+class Packed:
+    """The problems of one step end to end, each without its last token, which nothing follows."""
 
-    Raises ValueError when `size` exceeds a block of the stream; what is left of a block after its last whole batch is
-    dropped.
-    """
-    if size > BLOCK:
-        raise ValueError(f"train.batch = {size}, at most {BLOCK} problems make a batch")
-    block, skip = divmod(start, BLOCK // size)
-    while True:
-        problems = scenario.training_block(max_length, data_seed, block)
-        for at in range(skip * size, BLOCK - size + 1, size):
-            rows = [(whose.task.name, whose.encoded(problem)) for whose, problem in problems[at : at + size]]
-            tasks: Counter[str] = Counter()
-            for name, row in rows:
-                tasks[name] += len(row)
-            yield replace(split([row for _, row in rows]), tasks=dict(tasks))
-        block, skip = block + 1, 0
+    tokens: Tensor
+    """int64 [N]."""
+    targets: Tensor
+    """int64 [N]: the next token where the model makes it, else IGNORED."""
+    offsets: Tensor
+    """int32 [S + 1]: where each sequence begins, and N. The last sequences, perhaps empty, are padding."""
+    longest: int
+    """No sequence has more tokens."""
+    own: int
+    real: int
+    padding: int
+    tasks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Batches of the same shape can go through the same CUDA graph."""
+        return len(self.tokens), len(self.offsets), self.longest
 
 
-def split(rows: list[Encoded]) -> Batch:
+@dataclass(frozen=True)
+class Interleaved:
+    """The problems of one step time by time: the first token of every row, then the second of every row that has one.
+    Rows are in descending order of length, each without its last token."""
+
+    tokens: Tensor
+    """int64 [N]."""
+    targets: Tensor
+    """int64 [N]: the next token where the model makes it, else IGNORED."""
+    sizes: Tensor
+    """int64 [T], on the CPU: rows that have a token at each time."""
+    own: int
+    real: int
+    padding: int = 0
+    tasks: dict[str, int] = field(default_factory=dict)
+
+
+def split(rows: Sequence[Trajectory]) -> Batch:
     """Rows as one batch, its parts cut from the rows sorted by length."""
     ordered = sorted(rows, key=len)
     parts = max(1, min(PARTS, len(rows) // SMALLEST_PART))
@@ -85,7 +124,7 @@ def split(rows: list[Encoded]) -> Batch:
     return Batch([collate(ordered[begin:end]) for begin, end in pairwise(cuts)])
 
 
-def collate(rows: list[Encoded]) -> Part:
+def collate(rows: Sequence[Trajectory]) -> Part:
     """Rows of different lengths as one padded part."""
     lengths = [len(row) for row in rows]
     tokens = np.zeros((len(rows), max(lengths)), dtype=np.int64)
@@ -94,3 +133,44 @@ def collate(rows: list[Encoded]) -> Part:
         tokens[at, : lengths[at]] = row.ids
         own[at, : lengths[at]] = row.own
     return Part(torch.from_numpy(tokens), torch.from_numpy(own), torch.tensor(lengths))
+
+
+def pack(rows: Sequence[Trajectory]) -> Packed:
+    """Rows as one packed row of a stable size; padding is spread over further sequences, none longer than the rows."""
+    lengths = np.array([len(row) - 1 for row in rows])
+    fillers = len(rows) // SIZES + 1
+    real = int(lengths.sum())
+    total = stable(real, SIZES)
+    longest = stable(max(int(lengths.max()), -(-(total - real) // fillers)), LONGEST_SIZES)
+    filled = np.diff(np.linspace(real, total, fillers + 1).astype(np.int64))
+    offsets = np.concatenate([[0], lengths, filled]).cumsum().astype(np.int32)
+    tokens, targets = np.zeros(total, np.int64), np.full(total, IGNORED)
+    tokens[:real] = np.concatenate([row.ids[:-1] for row in rows])
+    targets[:real] = np.concatenate([_targets(row) for row in rows])
+    own = int((targets >= 0).sum())
+    given, wanted, bounds = (torch.from_numpy(array) for array in (tokens, targets, offsets))
+    return Packed(given, wanted, bounds, longest, own, real + len(rows), total - real)
+
+
+def interleave(rows: Sequence[Trajectory]) -> Interleaved:
+    """Rows time by time."""
+    ordered = sorted(rows, key=len, reverse=True)
+    lengths = np.array([len(row) - 1 for row in ordered])
+    places = np.arange(lengths[0])
+    going = lengths > places[:, None]  # [T, B]
+    tokens, targets = np.zeros(going.shape, np.int64), np.full(going.shape, IGNORED)
+    for at, row in enumerate(ordered):
+        tokens[: lengths[at], at] = row.ids[:-1]
+        targets[: lengths[at], at] = _targets(row)
+    given, wanted, sizes = (torch.from_numpy(array) for array in (tokens[going], targets[going], going.sum(axis=1)))
+    return Interleaved(given, wanted, sizes, int((targets >= 0).sum()), int(lengths.sum()) + len(rows))
+
+
+def stable(size: int, steps: int) -> int:
+    """`size` rounded up to one of `steps` sizes between a power of two and the next."""
+    granule = max(1, (1 << max(0, size - 1).bit_length() - 1) // steps) if size > 1 else 1
+    return -(-size // granule) * granule
+
+
+def _targets(row: Trajectory) -> np.ndarray[Any, Any]:
+    return np.where(row.own[1:], row.ids[1:].astype(np.int64), IGNORED)

@@ -75,6 +75,9 @@ class Cell(Strict):
     """The same seed run again, to see what non-determinism alone does."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: matrix products under autocast; weights, optimiser and recurrent state stay float32."""
+    deterministic: bool = False
+    """On a GPU, too, the same seed gives the same weights (to the bit, on the same kind of GPU), at some cost in speed;
+    on a CPU it always does."""
     threads: Positive = 1
     """CPU threads of the training process (results on a CPU depend on it in the last bits)."""
 

@@ -103,6 +103,7 @@ def _train(resolved: Resolved, run: Run, store: Store, notify: _Notifier, stop: 
         save_seconds=run.checkpoint_seconds,
         report=lambda record: notify.training(record, steps),
         stop=stop,
+        workers=run.data_workers,
     )
 
 

@@ -52,6 +52,8 @@ class SequenceModel(nn.Module, ABC):
     """Whether it can train on several sequences in one row (`packed`)."""
     steady: bool = False
     """Whether every `step` runs the same operations on the same shapes, so that a GPU may replay one of them."""
+    interleaves: ClassVar[bool] = False
+    """Whether it can train on sequences side by side, time by time (`interleaved`)."""
     operations: tuple[str, ...] = ()
     """Operations that have, or may get, several implementations (see `models.kernels.choose`)."""
 
@@ -98,7 +100,15 @@ class SequenceModel(nn.Module, ABC):
         tokens: int64 [N]; offsets: int32 [S + 1] on the same device, ascending from 0 to N: sequence s is
         tokens[offsets[s] : offsets[s + 1]]; longest: no sequence has more tokens.
         """
-        raise NotImplementedError(f"{type(self).__name__} trains on padded rows")
+        raise NotImplementedError(f"{type(self).__name__} does not pack")
+
+    def interleaved(self, tokens: Tensor, sizes: Tensor) -> Tensor:
+        """Features [N, D] of sequences in descending order of length, time by time; only where `interleaves`.
+
+        tokens: int64 [N]: the first of every sequence, then the second of every one that has two, ..; sizes: int64 [T]
+        on the CPU: sequences that have a token at each time.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not interleave")
 
     @abstractmethod
     def cost(self, length: int) -> Cost:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from models.base import Cost, Options, SequenceModel
 from models.kernels.choose import decide
@@ -26,6 +26,7 @@ class Recurrent(SequenceModel):
 
     operations = ("rnn",)
     steady = True
+    interleaves = True
     kind: ClassVar[type[nn.GRU] | type[nn.LSTM]]
     parts: ClassVar[int]
     """Tensors of state per layer."""
@@ -53,6 +54,9 @@ class Recurrent(SequenceModel):
         padded, _ = pad_packed_sequence(features, batch_first=True, total_length=tokens.shape[1])
         old = self.initial_state(len(tokens), tokens.device) if state is None else state
         return padded, self._kept(old, self._unstacked(after), lengths == 0)
+
+    def interleaved(self, tokens: Tensor, sizes: Tensor) -> Tensor:
+        return self.rnn(PackedSequence(self.embedding(tokens), sizes))[0].data
 
     def head(self, features: Tensor) -> Tensor:
         return self.logits(features)

@@ -125,3 +125,18 @@ def test_a_thread_hands_over_errors_and_ends_when_dropped():
     assert threading.active_count() == before + 1
     endless.close()
     assert threading.active_count() == before
+
+
+def sleeping():
+    yield 1
+    time.sleep(600)
+    yield 2
+
+
+def test_an_interrupted_helper_lets_its_thread_go():
+    helper = Helper()
+    items = in_thread(helper.iterate(sleeping), 4)
+    assert next(items) == 1
+    helper.interrupt()
+    items.close()  # would otherwise wait for the second item
+    assert [*Helper().iterate(counting, 0, 3)] == [0, 1, 2]

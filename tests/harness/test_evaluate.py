@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from harness.batches import batches
 from harness.config import Cell, Evaluate
 from harness.decide import NEAR_TIE
 from harness.evaluate import ANSWER, RESULT, Point, agree, evaluate, live
 from harness.schema import ENDINGS, FAILURES, ROWS
-from harness.train import make_optimiser, new_model, scenario_of, train_step
+from harness.step import PlainStepper
+from harness.stream import Source, steps
+from harness.train import make_optimiser, new_model, scenario_of
 from harness.verify import verify
 from models import ARCHITECTURES
 from models.build import build
@@ -28,11 +29,11 @@ def half_trained(architecture, rate=3e-3):
     scenario = scenario_of(cell)
     torch.manual_seed(0)
     model = new_model(cell, scenario)
-    optimiser = make_optimiser(model, cell.train)
+    taken = PlainStepper(model, make_optimiser(model, cell.train), cell)
     drawn = problems(scenario.task, "evaluation", 2, COUNT)
-    for step, batch in enumerate(batches(scenario, 2, 0, 32), start=1):
+    for step, rows in enumerate(steps(Source("addition", "interactive", 2, 0, 32)), start=1):
         model.train()
-        train_step(model, optimiser, batch, rate * min(1.0, step / 50), cell)
+        taken.step(taken.batch(rows), rate * min(1.0, step / 50))
         if step % 20 == 0:
             model.eval()
             results = verify(model, scenario, drawn, chunk=64)

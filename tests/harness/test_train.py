@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 
-from harness.batches import batches, split
+from harness.batches import Batch, collate, split
 from harness.config import Cell
 from harness.errors import Diverged, Stopped
-from harness.train import learning_rate, make_optimiser, new_model, own_loss, scenario_of, train
+from harness.step import own_loss
+from harness.stream import Source, steps
+from harness.train import learning_rate, make_optimiser, new_model, scenario_of, train
 from harness.work import content_hash, dump
-from tasks.mixture import bind
 from tasks.problems import BLOCK, training_stream
 
 SMALL = {"max_length": 2, "steps": 12, "batch": 16, "learning_rate": 3e-3, "validation": 8}
@@ -64,7 +65,7 @@ def test_loss_covers_own_tokens_only():
     config = cell()
     scenario = scenario_of(config)
     model = new_model(config, scenario)
-    batch = next(batches(scenario, 2, 0, 8))
+    batch = split(next(steps(Source("addition", "interactive", 2, 0, 8))))
     loss, count = 0.0, 0
     for part in batch.parts:
         with torch.no_grad():
@@ -97,20 +98,8 @@ def test_parts_do_not_change_the_gradient():
             (own_loss(model, part, torch.device("cpu")) / batch.own).backward()
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
-    from harness.batches import Batch, collate
-
     assert len(split(rows).parts) > 1
     torch.testing.assert_close(gradient(split(rows)), gradient(Batch([collate(rows)])), atol=1e-5, rtol=1e-4)
-
-
-def test_the_stream_can_be_entered_anywhere():
-    scenario = scenario_of(cell())
-    per_block = BLOCK // 1024
-    stream = batches(scenario, 2, 3, 1024)
-    whole = [next(stream) for _ in range(per_block + 2)]
-    for start in (1, per_block, per_block + 1):
-        again = next(batches(scenario, 2, 3, 1024, start=start))
-        assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(again.parts, whole[start].parts, strict=True))
 
 
 def test_padding_is_small_and_counted():
@@ -147,8 +136,6 @@ def test_a_loss_that_is_not_finite_ends_training():
 def test_a_batch_larger_than_a_block_is_refused():
     with pytest.raises(ValueError, match="less than or equal to 4096"):
         train(cell(batch=BLOCK + 1))
-    with pytest.raises(ValueError, match="at most"):
-        next(batches(scenario_of(cell()), 2, 0, BLOCK + 1))
 
 
 def test_it_learns():
@@ -157,10 +144,9 @@ def test_it_learns():
     assert math.isfinite(trained.progress.curve[-1]["gradient_norm"])
 
 
-def test_batches_count_their_tokens_by_task():
-    mixed = bind("multiplication", "interactive", mixture={"addition": 0.5})
-    batch = next(batches(mixed, 3, 0, 64))
-    assert batch.tasks.keys() == {"multiplication", "addition"}
-    assert sum(batch.tasks.values()) == batch.real
-    alone = next(batches(bind("addition", "direct"), 3, 0, 64))
-    assert alone.tasks == {"addition": alone.real}
+def test_tokens_are_counted_by_task():
+    mixed = train(Cell(task="multiplication", architecture="gru", train={**SMALL, "mixture": {"addition": 0.5}}))
+    assert mixed.progress.tasks.keys() == {"multiplication", "addition"}
+    assert sum(mixed.progress.tasks.values()) == mixed.progress.tokens
+    alone = train(cell(setting="direct")).progress
+    assert alone.tasks == {"addition": alone.tokens}

@@ -1,0 +1,240 @@
+"""Optimiser steps of one model, in the layout and by the machinery that suit its device."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from harness.batches import IGNORED, Batch, Interleaved, Packed, Part, Trajectory, interleave, pack, split
+from harness.config import Cell
+from harness.decide import autocast
+from harness.errors import Diverged
+
+WARM = 2
+"""Steps of a shape that are launched one kernel at a time, before it gets a CUDA graph: kernels compile in them."""
+MOST_GRAPHS = 16
+
+AnyBatch = Batch | Packed | Interleaved
+
+
+class Stepper(Protocol):
+    """Takes the optimiser steps of one model."""
+
+    def batch(self, rows: Sequence[Trajectory]) -> AnyBatch:
+        """The problems of one step in the layout that `step` takes."""
+
+    def step(self, batch: AnyBatch, rate: float) -> None:
+        """One step with a learning rate. May return before it is done, or known to be finite."""
+
+    def check(self) -> tuple[float, float]:
+        """Loss and norm of the gradient before clipping of the last step, once it is done.
+
+        Raises Diverged when those of any step were not finite: nothing of the weights may be kept then.
+        """
+
+    def idle(self) -> bool:
+        """Whether nothing is left to do of the steps taken."""
+
+    def close(self) -> None:
+        """Give back what only training needs."""
+
+
+def stepper(model: Any, optimiser: torch.optim.Optimizer, cell: Cell) -> Stepper:
+    """The one for the model's device."""
+    if next(model.parameters()).device.type == "cuda":
+        return GpuStepper(model, optimiser, cell)
+    return PlainStepper(model, optimiser, cell)
+
+
+class PlainStepper:
+    """Parts one after another, gradients accumulated; every step is checked at once."""
+
+    def __init__(self, model: Any, optimiser: torch.optim.Optimizer, cell: Cell) -> None:
+        self.model, self.optimiser, self.cell = model, optimiser, cell
+        self.device = next(model.parameters()).device
+        self.last = (math.nan, math.nan)
+
+    def batch(self, rows: Sequence[Trajectory]) -> Batch:
+        return split(rows)
+
+    def step(self, batch: AnyBatch, rate: float) -> None:
+        assert isinstance(batch, Batch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        total, own = torch.zeros((), device=self.device), batch.own
+        for part in batch.parts:
+            with autocast(self.device, self.cell.precision):
+                loss = own_loss(self.model, part, self.device) / own
+            loss.backward()
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cell.train.clip)
+        self.last = (total.item(), norm.item())
+        if not math.isfinite(sum(self.last)):
+            raise _diverged(*self.last)
+        self.optimiser.step()
+
+    def check(self) -> tuple[float, float]:
+        return self.last
+
+    def idle(self) -> bool:
+        return False  # it waits for nobody
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _Graph:
+    """A captured step and the tensors it reads."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor, ...]
+
+
+class GpuStepper:
+    """Steps queued on a stream of their own, without ever waiting for one; those of a packed shape seen before go
+    through a CUDA graph of the whole step, optimiser included."""
+
+    def __init__(self, model: Any, optimiser: torch.optim.Optimizer, cell: Cell, graphs: bool = True) -> None:
+        self.model, self.optimiser, self.cell = model, optimiser, cell
+        self.device = next(model.parameters()).device
+        self.stream = torch.cuda.Stream(self.device)
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        self.graphs: dict[tuple[int, ...], _Graph] = {}
+        self.seen: Counter[tuple[int, ...]] = Counter()
+        self.most = MOST_GRAPHS if graphs else 0
+        self.pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.stream(self.stream):
+            self.rate = torch.zeros((), device=self.device)
+            self.loss, self.norm = torch.zeros_like(self.rate), torch.zeros_like(self.rate)
+            self.health = torch.zeros_like(self.rate)  # 0, or NaN from the first bad step on
+        for group in optimiser.param_groups:
+            group["lr"] = self.rate
+
+    def batch(self, rows: Sequence[Trajectory]) -> AnyBatch:
+        if self.model.packs:
+            return pack(rows)
+        return interleave(rows) if self.model.interleaves else split(rows)
+
+    def step(self, batch: AnyBatch, rate: float) -> None:
+        with torch.cuda.stream(self.stream):
+            self.rate.fill_(rate)
+            if isinstance(batch, Packed):
+                self._packed(batch)
+            elif isinstance(batch, Interleaved):
+                tokens, targets = (self._sent(tensor) for tensor in (batch.tokens, batch.targets))
+                self._whole(lambda: self._loss(self.model.interleaved(tokens, batch.sizes), targets))
+            else:
+                self._parts(batch)
+
+    def check(self) -> tuple[float, float]:
+        with torch.cuda.stream(self.stream):
+            loss, norm, health = torch.stack([self.loss, self.norm, self.health]).tolist()
+        if health != 0:
+            raise _diverged(loss, norm)
+        return loss, norm
+
+    def idle(self) -> bool:
+        return self.stream.query()
+
+    def close(self) -> None:
+        self.stream.synchronize()
+        self.graphs.clear()
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+
+    def _packed(self, batch: Packed) -> None:
+        arrays = (batch.tokens, batch.targets, batch.offsets)
+        captured = self.graphs.get(batch.shape)
+        if captured is None and self.seen[batch.shape] >= WARM and len(self.graphs) < self.most:
+            captured = self.graphs[batch.shape] = self._capture(batch)
+        if captured is not None:
+            for mine, tensor in zip(captured.inputs, arrays, strict=True):
+                mine.copy_(tensor.pin_memory(), non_blocking=True)
+            captured.graph.replay()
+            return
+        self.seen[batch.shape] += 1
+        tokens, targets, offsets = (self._sent(tensor) for tensor in arrays)
+        self._whole(lambda: self._loss(self.model.packed(tokens, offsets, batch.longest), targets))
+
+    def _capture(self, batch: Packed) -> _Graph:
+        """The step as a graph; nothing runs yet. The gradients live in the graphs' common memory, and in no step."""
+        inputs = tokens, targets, offsets = tuple(
+            self._sent(tensor) for tensor in (batch.tokens, batch.targets, batch.offsets)
+        )
+        self.optimiser.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            self._whole(lambda: self._loss(self.model.packed(tokens, offsets, batch.longest), targets))
+        return _Graph(graph, inputs)
+
+    def _parts(self, batch: Batch) -> None:
+        own = batch.own
+        self.optimiser.zero_grad(set_to_none=True)
+        self.loss.zero_()
+        for part in batch.parts:
+            tokens = self._sent(part.tokens)
+            targets = self._sent(part.tokens.masked_fill(~part.own, IGNORED)[:, 1:].flatten())
+            with autocast(self.device, self.cell.precision):
+                logits = self.model.head(self.model.hidden(tokens[:, :-1])[0]).flatten(0, 1)
+                loss = cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum") / own
+            loss.backward()
+            self.loss += loss.detach()
+        self._update()
+
+    def _whole(self, loss_of: Callable[[], Tensor]) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        with autocast(self.device, self.cell.precision):
+            loss = loss_of()
+        loss.backward()
+        self.loss.copy_(loss.detach())
+        self._update()
+
+    def _update(self) -> None:
+        self.norm.copy_(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cell.train.clip))
+        self.health += (self.loss + self.norm) * 0
+        self.optimiser.step()
+
+    def _loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(self.model.head(features).float(), targets, ignore_index=IGNORED)
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+@contextmanager
+def determinism(wanted: bool) -> Iterator[None]:
+    """Only kernels that give the same bits every time, while it lasts."""
+    # cuBLAS reads this once, when it is first used; it is what PyTorch takes by default on Hopper anyway.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    torch.use_deterministic_algorithms(wanted or before[0])
+    torch.backends.cudnn.deterministic = wanted or before[1]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.deterministic = before[1]
+
+
+def own_loss(model: Any, part: Part, device: torch.device) -> Tensor:
+    """Summed cross-entropy, in nats, of the tokens the model makes itself, each predicted from all before it."""
+    tokens, own = part.tokens.to(device), part.own.to(device)
+    features, _ = model.hidden(tokens[:, :-1])
+    wanted = own[:, 1:]
+    logits = model.head(features[wanted])
+    return cross_entropy(logits.float(), tokens[:, 1:][wanted], reduction="sum")
+
+
+def _diverged(loss: float, norm: float) -> Diverged:
+    return Diverged(f"loss {loss:.4g}, gradient norm {norm:.4g}")

@@ -1,0 +1,91 @@
+"""Layouts of a batch: every token of every row once, its target beside it, whatever the layout."""
+
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from harness.batches import IGNORED, collate, interleave, pack, split, stable
+from harness.stream import Row, Source, steps
+from models.build import build
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return next(steps(Source("addition", "interactive", 3, 0, 48)))
+
+
+def pairs(row):
+    """(token, target) at each place of a row."""
+    after = np.where(row.own[1:], row.ids[1:].astype(int), IGNORED)
+    return list(zip(row.ids[:-1].tolist(), after.tolist()))
+
+
+def test_packed_rows_lie_end_to_end(rows):
+    packed = pack(rows)
+    bounds = list(pairwise(packed.offsets.tolist()))
+    found = list(zip(packed.tokens.tolist(), packed.targets.tolist()))
+    for row, (begin, end) in zip(rows, bounds):
+        assert found[begin:end] == pairs(row)
+    rest = found[bounds[len(rows)][0] :]
+    assert all(target == IGNORED for _, target in rest)
+    assert packed.padding == len(rest)
+    assert packed.offsets.dtype == torch.int32
+    assert packed.offsets[-1] == len(packed.tokens)
+    assert max(end - begin for begin, end in bounds) <= packed.longest
+    assert packed.own == split(rows).own
+    assert packed.real == split(rows).real
+
+
+def test_packing_wastes_little_and_meets_few_shapes():
+    batches = [pack(rows) for rows in islice(steps(Source("addition", "interactive", 5, 0, 128)), 16)]
+    real, padding = (sum(getattr(batch, name) for batch in batches) for name in ("real", "padding"))
+    assert real / (real + padding) > 0.93
+    assert len({batch.shape for batch in batches}) <= 6
+
+
+def test_one_row_can_be_packed():
+    packed = pack([Row(np.arange(1, 8, dtype=np.uint16), np.ones(7, bool), "addition")])
+    assert packed.tokens[:6].tolist() == [1, 2, 3, 4, 5, 6]
+    assert packed.targets[:6].tolist() == [2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("steps", [4, 16])
+def test_stable_sizes_are_few_and_near(steps):
+    sizes = {stable(size, steps) for size in range(1025, 2049)}
+    assert len(sizes) == steps
+    assert all(size <= stable(size, steps) <= size * (1 + 1 / steps) + 1 for size in range(1, 5000))
+
+
+def test_interleaved_rows_go_time_by_time(rows):
+    batch = interleave(rows)
+    sizes = batch.sizes.tolist()
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == len(batch.tokens) == batch.real - len(rows)
+    ordered = sorted(rows, key=len, reverse=True)
+    at = 0
+    for time, size in enumerate(sizes):
+        here = list(zip(batch.tokens[at : at + size].tolist(), batch.targets[at : at + size].tolist()))
+        assert here == [pairs(row)[time] for row in ordered[:size]]
+        at += size
+
+
+@pytest.mark.parametrize("architecture", ["transformer", "sliding", "mamba1", "mamba2", "hybrid", "lstm", "gru"])
+def test_every_layout_gives_the_same_loss_and_gradient(rows, architecture):
+    model = build(architecture, "tiny", 64, seed=0)
+    part = collate(rows)
+    targets = part.tokens.masked_fill(~part.own, IGNORED)[:, 1:].flatten()
+    padded = cross_entropy(model(part.tokens[:, :-1])[0].flatten(0, 1), targets, ignore_index=IGNORED)
+    if model.packs:
+        batch = pack(rows)
+        features = model.packed(batch.tokens, batch.offsets, batch.longest)
+    else:
+        batch = interleave(rows)
+        features = model.interleaved(batch.tokens, batch.sizes)
+    ours = cross_entropy(model.head(features), batch.targets, ignore_index=IGNORED)
+    assert ours.item() == pytest.approx(padded.item(), rel=1e-5)
+    parameters = list(model.parameters())
+    for one, other in zip(torch.autograd.grad(ours, parameters), torch.autograd.grad(padded, parameters)):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
