@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.bench import app as bench_app
+from harness.bench.cli import app as bench_app
 
 if TYPE_CHECKING:
     from harness.grid import Grid
@@ -198,6 +198,19 @@ def check(
         if finding.wrong is not None:
             typer.echo(f"      {finding.wrong}")
     if any(finding.wrong is not None for finding in findings):
+        sys.exit(FAILED)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine offers, what runs for each operation and why, and check that against the references."""
+    from harness.doctor import examine
+
+    wrong = 0
+    for line in examine():
+        typer.echo(f"{'WRONG' if line.wrong else 'ok   '} {line.subject:16} {line.says}")
+        wrong += line.wrong
+    if wrong:
         sys.exit(FAILED)
 
 

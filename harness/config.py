@@ -134,6 +134,8 @@ class Run(Strict):
     """GPUs of a worker; a fraction lets several workers share one."""
     data_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes beside each worker that make trajectories ahead of its model; left out, 4 with a GPU, else none."""
+    kernels: dict[str, str] = {}
+    """Operation -> the implementation that has to run (`lengthwise doctor` lists them); where it cannot, cells fail."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30
     """Seconds between training checkpoints."""
     attempts: Positive = 2

@@ -63,7 +63,18 @@ def load(path: str, sets: Sequence[str] = ()) -> Grid:
     for item in sets:
         apply_set(raw, item)
         file = validate(GridFile, raw, str(path))
+    if file.run.kernels:
+        _check_kernels(file.run.kernels, str(path))
     return Grid(file, yaml.safe_dump(raw, sort_keys=False), expand(file, str(path)))
+
+
+def _check_kernels(names: Mapping[str, str], where: str) -> None:
+    from models.kernels.choose import check
+
+    try:
+        check(names)
+    except ValueError as error:
+        raise UserError(f"{where}: run.{error}") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ class Round:
     """[R, T], 0 beyond a row's end."""
     own: npt.NDArray[np.bool_]
     """[R, T]: tokens the model makes."""
+    own_counts: list[int]
     lengths: list[int]
     calls: list[int]
     """Completed commands since the beginning of each problem."""
@@ -37,12 +37,14 @@ class Round:
 
 @dataclass(frozen=True)
 class Pieces:
-    """One piece of some trajectories, laid end to end: few large arrays cross from process to process fastest."""
+    """One piece of some trajectories, side by side: few large arrays cross from process to process fastest."""
 
     rows: list[int]
     lengths: list[int]
     ids: npt.NDArray[np.uint16]
+    """[R, T], 0 beyond a row's end."""
     own: npt.NDArray[np.bool_]
+    """[R, T]."""
     calls: list[int]
     walks: list[int]
 
@@ -70,8 +72,8 @@ def rounds(
     before, going = list(range(len(numbered))), len(numbered)
     while going:
         turns = max(1, launch // (going * size))
-        taken = [piece for source in sources for piece in islice(source, turns)]
-        made = _round(taken, before, multiple)
+        taken = [list(islice(source, turns)) for source in sources]
+        made = _round(taken, size, before, multiple)
         if not made.rows:
             return
         yield made
@@ -90,34 +92,35 @@ def pieces(scenario: Scenario, numbered: Sequence[tuple[int, Problem]], size: in
             else:
                 turn[row] = piece
         if turn:
-            made = turn.values()
-            yield Pieces(
-                rows=list(turn),
-                lengths=[len(piece) for piece in made],
-                ids=np.concatenate([piece.ids for piece in made]),
-                own=np.concatenate([piece.own for piece in made]),
-                calls=[piece.calls for piece in made],
-                walks=[piece.longest_walk for piece in made],
-            )
+            yield _side_by_side(turn)
 
 
-def _round(taken: Sequence[Pieces], before: list[int], multiple: int) -> Round:
-    parts: dict[int, list[tuple[Any, Any]]] = {}
-    latest: dict[int, tuple[int, int]] = {}
-    for piece in taken:
-        at = 0
-        for row, length, calls, walk in zip(piece.rows, piece.lengths, piece.calls, piece.walks, strict=True):
-            parts.setdefault(row, []).append((piece.ids[at : at + length], piece.own[at : at + length]))
-            latest[row] = (calls, walk)
-            at += length
-    rows = sorted(parts)
-    lengths = [sum(len(ids) for ids, _ in parts[row]) for row in rows]
+def _side_by_side(turn: dict[int, Encoded]) -> Pieces:
+    made, lengths = turn.values(), [len(piece) for piece in turn.values()]
+    ids = np.zeros((len(turn), max(lengths)), np.uint16)
+    own = np.zeros(ids.shape, np.bool_)
+    for at, piece in enumerate(made):
+        ids[at, : lengths[at]], own[at, : lengths[at]] = piece.ids, piece.own
+    calls, walks = [piece.calls for piece in made], [piece.longest_walk for piece in made]
+    return Pieces(list(turn), lengths, ids, own, calls, walks)
+
+
+def _round(taken: Sequence[Sequence[Pieces]], size: int, before: list[int], multiple: int) -> Round:
+    """Pieces that each source made one after another, as one round. All but a row's last piece have `size` tokens."""
+    rows = sorted(row for pieces in taken for row in (pieces[0].rows if pieces else ()))
+    place = {row: at for at, row in enumerate(rows)}
+    lengths, calls, walks = ([0] * len(rows) for _ in range(3))
+    for piece in (piece for pieces in taken for piece in pieces):
+        for row, length, made, walk in zip(piece.rows, piece.lengths, piece.calls, piece.walks, strict=True):
+            at = place[row]
+            lengths[at], calls[at], walks[at] = lengths[at] + length, made, walk
     width = -(-max(lengths, default=0) // multiple) * multiple
     tokens = np.zeros((len(rows), width), np.int32)
     own = np.zeros(tokens.shape, np.bool_)
-    for at, row in enumerate(rows):
-        tokens[at, : lengths[at]] = np.concatenate([ids for ids, _ in parts[row]])
-        own[at, : lengths[at]] = np.concatenate([mine for _, mine in parts[row]])
-    place = {row: at for at, row in enumerate(before)}
-    kept = None if rows == before else [place[row] for row in rows]
-    return Round(rows, kept, tokens, own, lengths, [latest[row][0] for row in rows], [latest[row][1] for row in rows])
+    for pieces in taken:
+        for turn, piece in enumerate(pieces):
+            where = [place[row] for row in piece.rows], slice(turn * size, turn * size + piece.ids.shape[1])
+            tokens[where], own[where] = piece.ids, piece.own
+    old = {row: at for at, row in enumerate(before)}
+    kept = None if rows == before else [old[row] for row in rows]
+    return Round(rows, kept, tokens, own, own.sum(axis=1).tolist(), lengths, calls, walks)

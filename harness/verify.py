@@ -193,7 +193,7 @@ def _settle(results: list[Verified], done: _Done, model: Any, keep: int) -> None
     wrong, first, got, margins = done.found.tolist()
     diverged_here = []
     for at, (row, length) in enumerate(zip(made.rows, made.lengths, strict=True)):
-        result, own = results[row], int(made.own[at].sum())
+        result, own = results[row], made.own_counts[at]
         if result.divergence is None:
             result.margin = min(result.margin, margins[at])
             if wrong[at]:

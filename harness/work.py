@@ -82,12 +82,27 @@ def run_cell(
     Diverged when the loss is not finite, and whatever else goes wrong.
     """
     notify = _Notifier(resolved, report)
+    if run.kernels:
+        _demand(run.kernels)
     config = {"format": FORMAT, "id": resolved.id, "name": resolved.name, "config": resolved.config.model_dump()}
     store.create(f"cells/{resolved.id}/cell.json", _json(config))
     if store.published(resolved.id) is None:
         publish(resolved, _train(resolved, run, store, notify, stop), store)
     store.delete(f"cells/{resolved.id}/training.pt")
     evaluate_missing(resolved, evaluate, store, attempt, notify, stop, run.data_workers)
+
+
+def _demand(names: dict[str, str]) -> None:
+    """Take these implementations of operations; UserError where one does not work on this machine."""
+    from harness.train import default_device
+    from models.kernels.choose import choice, demand
+
+    try:
+        demand(names)
+        for operation in names:
+            choice(operation, default_device().type)
+    except ValueError as error:
+        raise UserError(f"run.{error}") from error
 
 
 def _train(resolved: Resolved, run: Run, store: Store, notify: _Notifier, stop: Callable[[], bool]) -> Trained:

@@ -13,6 +13,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from models.base import Cost, Options, SequenceModel
 from models.kernels.choose import decide
 
+LONGEST = 1 << 15
+"""Tokens cuDNN is given at once: it refuses some longer sequences."""
+
 
 @dataclass(frozen=True)
 class RecurrentOptions(Options):
@@ -43,6 +46,17 @@ class Recurrent(SequenceModel):
         return tuple([torch.zeros(shape, device=device) for _ in layers] for _ in range(self.parts))
 
     def hidden(self, tokens: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
+        if tokens.shape[1] <= LONGEST:
+            return self._hidden(tokens, state, lengths)
+        parts = []
+        for at in range(0, tokens.shape[1], LONGEST):
+            piece = tokens[:, at : at + LONGEST]
+            left = None if lengths is None else (lengths - at).clamp(0, piece.shape[1])
+            features, state = self._hidden(piece, state, left)
+            parts.append(features)
+        return torch.cat(parts, dim=1), state
+
+    def _hidden(self, tokens: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, Any]:
         before = None if state is None else self._stacked(state)
         x = self.embedding(tokens)
         if lengths is None or bool((lengths == tokens.shape[1]).all()):

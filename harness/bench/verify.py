@@ -52,6 +52,26 @@ class Planted(Scenario):
             yield piece
 
 
+def loaded(architecture: str, size: str, scenario: Scenario, weights: str | None) -> Any:
+    """A model on the default device, with the weights of a store's file, or fresh ones.
+
+    Raises UserError when the file does not hold weights of this model for this scenario.
+    """
+    try:
+        model = build(architecture, size, len(scenario.vocabulary), seed=0)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if weights is not None:
+        try:
+            held = torch.load(weights, weights_only=True, map_location="cpu")
+            if tuple(held["vocabulary"]) != scenario.vocabulary.tokens:
+                raise UserError(f"--weights {weights}: not of {scenario.task.name} with tool {scenario.tool_name}")
+            model.load_state_dict(held["weights"])
+        except (OSError, KeyError, RuntimeError, TypeError) as error:
+            raise UserError(f"--weights {weights}: {error}") from error
+    return model.to(default_device()).eval()
+
+
 @dataclass
 class Bench:
     architecture: str
@@ -65,7 +85,7 @@ class Bench:
     def run(self, digits: int, count: int, lengths: Sequence[int], plant: float, baselines: bool) -> dict[str, Any]:
         self.device = default_device()
         self.scenario = Scenario("addition", "interactive")
-        self.model = self._model()
+        self.model = loaded(self.architecture, self.size, self.scenario, self.weights)
         results: dict[str, Any] = {
             "bench": "verify",
             "machine": machine(self.device),
@@ -88,22 +108,6 @@ class Bench:
             if plant and lengths:
                 results["planted"] = self._planted(max(lengths), plant)
         return results
-
-    def _model(self) -> Any:
-        vocabulary = self.scenario.vocabulary
-        try:
-            model = build(self.architecture, self.size, len(vocabulary), seed=0)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        if self.weights is not None:
-            try:
-                held = torch.load(self.weights, weights_only=True, map_location="cpu")
-                if tuple(held["vocabulary"]) != vocabulary.tokens:
-                    raise UserError(f"--weights {self.weights}: not of addition with its pointer memory")
-                model.load_state_dict(held["weights"])
-            except (OSError, KeyError, RuntimeError, TypeError) as error:
-                raise UserError(f"--weights {self.weights}: {error}") from error
-        return model.to(self.device).eval()
 
     def _verify(self, drawn: Sequence[Problem], scenario: Scenario | None = None) -> list[Verified]:
         """As the evaluation does it: in batches whose states fit, the solvers in helper processes."""

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from models.kernels.attention import attention, packed_attention
 from models.kernels.gated_delta import gated_delta_step
-from models.kernels.selective_scan import selective_step
-from models.kernels.ssd import ssd, ssd_step
+from models.kernels.ssd import ssd_step
 from models.kernels.wkv7 import wkv7_step
 
 REFERENCES = {
@@ -29,6 +28,7 @@ REFERENCES = {
     "gated_delta": "models.kernels.gated_delta:gated_delta",
     "rnn": "torch.nn:RNNBase",
     "selective_scan": "models.kernels.selective_scan:gated_scan",
+    "selective_step": "models.kernels.selective_scan:selective_step",
     "ssd": "models.kernels.ssd:ssd",
     "wkv7": "models.kernels.wkv7:wkv7",
 }
@@ -67,10 +67,25 @@ def _scan_example(device: torch.device) -> tuple[Any, ...]:
     return u, u, A, B, B
 
 
+def _ssd_example(device: torch.device) -> tuple[Any, ...]:
+    x, delta, B = (torch.ones(1, 3, *size, device=device) for size in ((1, 16), (1,), (16,)))
+    return x, delta, -torch.ones(1, device=device), B, B
+
+
+def _step_example(device: torch.device) -> tuple[Any, ...]:
+    u, A, B = torch.ones(1, 16, device=device), -torch.ones(16, 4, device=device), torch.ones(1, 4, device=device)
+    return u, u, A, B, B, torch.ones(1, 16, 4, device=device)
+
+
 CANDIDATES: dict[str, tuple[Candidate, ...]] = {
     "causal_conv": (Candidate("triton", "models.kernels.triton_conv:causal_conv", _conv_example),),
     "decide": (Candidate("triton", "models.kernels.triton_decide:decide", _decide_example),),
-    "selective_scan": (Candidate("triton", "models.kernels.triton_scan:gated_scan", _scan_example),),
+    "selective_scan": (
+        Candidate("triton", "models.kernels.triton_scan:gated_scan", _scan_example),
+        Candidate("mamba_ssm", "models.kernels.vendor_mamba:gated_scan", _scan_example),
+    ),
+    "selective_step": (Candidate("mamba_ssm", "models.kernels.vendor_mamba:selective_step", _step_example),),
+    "ssd": (Candidate("mamba_ssm", "models.kernels.vendor_mamba:ssd", _ssd_example),),
 }
 """Operation -> what may run instead of its reference, best first."""
 
@@ -82,15 +97,20 @@ def demand(names: Mapping[str, str]) -> None:
 
     Raises ValueError for an unknown operation or name. One that does not work here raises when it is first needed.
     """
+    check(names)
+    _DEMANDED.clear()
+    _DEMANDED.update(names)
+    choice.cache_clear()
+
+
+def check(names: Mapping[str, str]) -> None:
+    """Raise ValueError for an operation or an implementation that there is not."""
     for operation, name in names.items():
         if operation not in REFERENCES:
             raise ValueError(f"kernels: {operation!r} is none of {', '.join(REFERENCES)}")
         known = ["torch", *(candidate.name for candidate in CANDIDATES.get(operation, ()))]
         if name not in known:
             raise ValueError(f"kernels: {operation}: {name!r} is none of {', '.join(known)}")
-    _DEMANDED.clear()
-    _DEMANDED.update(names)
-    choice.cache_clear()
 
 
 @cache
@@ -106,26 +126,27 @@ def choice(operation: str, device: str) -> Choice:
             continue
         problem = works(candidate)
         if problem is None:
-            return Choice(candidate.name, "demanded" if wanted else "works here", _load(candidate.path))
+            return Choice(candidate.name, "demanded" if wanted else "works here", load(candidate.path))
         failures.append(f"{candidate.name} does not: {problem}")
     if wanted not in (None, "torch"):
         reason = failures[0] if failures else f"it is not for {device}"
         raise ValueError(f"kernels: {operation}: {wanted} was demanded, but {reason}")
     why = "demanded" if wanted else "; ".join(failures) or f"nothing faster is known for {device}"
-    return Choice("torch", why, _load(REFERENCES[operation]))
+    return Choice("torch", why, load(REFERENCES[operation]))
 
 
 def works(candidate: Candidate) -> str | None:
     """Import a candidate and make its tiny call; None if all is well, else what went wrong, in one line."""
     try:
         with torch.no_grad(), torch.autocast(candidate.device, enabled=False):
-            _load(candidate.path)(*candidate.example(torch.device(candidate.device)))
+            load(candidate.path)(*candidate.example(torch.device(candidate.device)))
     except Exception as error:  # an optional package may fail in any way at all
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None
 
 
-def _load(path: str) -> Callable[..., Any]:
+def load(path: str) -> Callable[..., Any]:
+    """What `module:function` names."""
     module, name = path.split(":")
     return getattr(import_module(module), name)
 
@@ -138,6 +159,16 @@ def causal_conv(x: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tenso
 def gated_scan(u: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
     """See `models.kernels.selective_scan`."""
     return choice("selective_scan", u.device.type).function(u, *arguments, **named)
+
+
+def ssd(x: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """See `models.kernels.ssd`."""
+    return choice("ssd", x.device.type).function(x, *arguments, **named)
+
+
+def selective_step(u: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """See `models.kernels.selective_scan`; may update the state in place."""
+    return choice("selective_step", u.device.type).function(u, *arguments, **named)
 
 
 def decide(features: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
@@ -160,12 +191,14 @@ __all__ = [
     "REFERENCES",
     "attention",
     "causal_conv",
+    "check",
     "choice",
     "decide",
     "demand",
     "gated_delta",
     "gated_delta_step",
     "gated_scan",
+    "load",
     "packed_attention",
     "selective_step",
     "ssd",

@@ -290,3 +290,13 @@ def test_a_mixture_is_an_axis_and_part_of_the_identity(tmp_path):
 def test_impossible_mixtures_are_refused(tmp_path, share, message):
     text = MIXED.replace("axes: {train.mixture.addition: [0, 0.25, 0.5]}", f"axes: {{train.mixture: [{share}]}}")
     assert message in complaint(tmp_path, text)
+
+
+def test_demanded_kernels_are_checked_when_the_grid_is_read(tmp_path):
+    file = tmp_path / "grid.yaml"
+    text = "name: g\naxes: {seed: [0]}\nevaluate: {lengths: [1]}\nrun: {kernels: {selective_scan: %s}}\n"
+    file.write_text(text % "mamba_ssm")
+    assert grids.load(str(file)).file.run.kernels == {"selective_scan": "mamba_ssm"}
+    file.write_text(text % "fastest")
+    with pytest.raises(UserError, match=r"run.kernels: selective_scan: 'fastest' is none of torch, triton, mamba_ssm"):
+        grids.load(str(file))

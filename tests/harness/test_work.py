@@ -10,6 +10,7 @@ from harness.errors import Stopped, UserError
 from harness.grid import resolve
 from harness.store import Store
 from harness.work import load_model, missing, run_cell, shares
+from models.kernels import choose
 
 TRAIN = {"max_length": 2, "steps": 20, "batch": 16, "validation": 8}
 EVALUATE = Evaluate(lengths=[1, 2, 4], problems=6, stress=["carries"], rollout_max=2)
@@ -226,3 +227,13 @@ def test_a_point_grown_in_steps_equals_one_made_at_once(store, tmp_path):
 
     assert told(rows_of(store, cell())) == told(rows_of(other, cell()))
     assert sum(row["answer_right"] is not None for row in rows_of(store, cell())) == 3
+
+
+def test_a_kernel_that_was_demanded_and_does_not_work_fails_the_cell(store):
+    demand = Run(kernels={"selective_scan": "mamba_ssm"})
+    try:
+        with pytest.raises(UserError, match=r"run.kernels: selective_scan: mamba_ssm was demanded, but"):
+            run_cell(cell(), Evaluate(lengths=[1], problems=2), demand, store, "a")
+    finally:
+        choose.demand({})
+    assert store.published(cell().id) is None

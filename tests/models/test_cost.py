@@ -129,7 +129,7 @@ def test_fixed_state_models_cost_the_same_at_every_length(architecture):
 @pytest.mark.parametrize(
     ("architecture", "operations"),
     [
-        ("mamba1", {"causal_conv", "selective_scan"}),
+        ("mamba1", {"causal_conv", "selective_scan", "selective_step"}),
         ("mamba2", {"causal_conv", "ssd"}),
         ("gated_deltanet", {"causal_conv", "gated_delta"}),
         ("rwkv7", {"wkv7"}),

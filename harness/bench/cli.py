@@ -1,0 +1,88 @@
+"""`lengthwise bench`: what the fast paths reach on this machine, beside baselines run in the same minutes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Measure this machine; the last line of stdout is JSON.", no_args_is_help=True)
+
+Architectures = Annotated[str, typer.Option(help="Architectures, with commas.")]
+Size = Annotated[str, typer.Option(help="Size preset.")]
+Precision = Annotated[str, typer.Option(help="bf16 (matrix products under autocast) or float32.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Runs of which the median is taken.")]
+
+
+@app.command()
+def forward(
+    architectures: Architectures = "mamba1,mamba2,transformer,sliding,lstm,gru,hybrid",
+    size: Size = "paper",
+    shapes: Annotated[str, typer.Option(help="Rows x tokens, with commas.")] = "8x32768,100x1024,1x131072",
+    precision: Precision = "bf16",
+    repeats: Repeats = 5,
+) -> None:
+    """The forward alone, features to decisions included: ours, and mamba-ssm's where it is installed."""
+    from harness.bench.forward import bench_forward
+    from harness.bench.timing import finish
+
+    finish(bench_forward(architectures.split(","), size, shapes.split(","), precision, repeats))
+
+
+@app.command()
+def verify(
+    architecture: Annotated[str, typer.Option(help="An architecture.")] = "mamba1",
+    size: Size = "paper",
+    digits: Annotated[int, typer.Option(min=1, help="Length of the addition problems.")] = 1000,
+    problems: Annotated[int, typer.Option(min=1, help="How many of them, verified together.")] = 100,
+    long: Annotated[
+        str, typer.Option(help="Lengths of single long problems, with commas; the first is the reference of memory.")
+    ] = "",
+    plant: Annotated[
+        float,
+        typer.Option(
+            help="Where in the longest one a wrong token is planted, as a share of its "
+            "tokens; needs weights that are exact there."
+        ),
+    ] = 0.0,
+    weights: Annotated[str | None, typer.Option(help="A weights-*.pt of a store; left out, fresh weights.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Also the token loop, and mamba-ssm's forward and decoding.")] = True,
+    workers: Annotated[int, typer.Option(min=0, help="Helper processes that run the solvers.")] = 4,
+    chunk: Annotated[int, typer.Option(min=1, help="Tokens a row per round.")] = 1024,
+    precision: Precision = "bf16",
+    repeats: Repeats = 3,
+) -> None:
+    """Verification of oracle trajectories against the forward alone and against decoding token by token."""
+    from harness.bench.timing import finish
+    from harness.bench.verify import Bench
+
+    bench = Bench(architecture, size, precision, chunk, workers, repeats, weights)
+    lengths = [int(length) for length in long.split(",")] if long else []
+    finish(bench.run(digits, problems, lengths, plant, baselines))
+
+
+@app.command()
+def rows(
+    architecture: Annotated[str, typer.Option(help="An architecture.")] = "mamba1",
+    size: Size = "paper",
+    digits: Annotated[int, typer.Option(min=1, help="Length of the addition problems.")] = 200,
+    problems: Annotated[int, typer.Option(min=1, help="How many of them.")] = 100,
+    weights: Annotated[str | None, typer.Option(help="A weights-*.pt of a store; left out, trained here.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps it is trained here: batch 128, at most 5 digits.")] = 880,
+    learning_rate: Annotated[float, typer.Option(help="For that training.")] = 2e-3,
+    precisions: Annotated[str, typer.Option(help="Of the evaluation, with commas.")] = "float32,bf16",
+) -> None:
+    """Whether verification and live decoding give the same rows, on a model that diverges about half the time."""
+    from harness.bench.rows import bench_rows, trained
+    from harness.bench.timing import finish
+    from harness.bench.verify import loaded
+    from harness.config import Cell, Train
+    from tasks.scenario import Scenario
+
+    scenario = Scenario("addition", "interactive")
+    recipe = Train(steps=steps, learning_rate=learning_rate, max_length=5, batch=128)
+    cell = Cell(architecture=architecture, size=size, precision="bf16", train=recipe)
+    model = trained(cell) if weights is None else loaded(architecture, size, scenario, weights)
+    wanted: list[Any] = precisions.split(",")
+    results = [bench_rows(model, scenario, digits, problems, precision) for precision in wanted]
+    finish({"architecture": architecture, "size": size, "kernels": model.kernels(), "results": results})

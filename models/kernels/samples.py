@@ -1,0 +1,168 @@
+"""Small realistic arguments of every operation, on which an implementation is compared with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Arguments of one call."""
+
+    about: str
+    arguments: tuple[Any, ...]
+    named: dict[str, Any] = field(default_factory=dict)
+    differentiable: bool = True
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """Tokens of each row that count."""
+        found: Tensor | None = self.named.get("lengths")
+        return found
+
+    @property
+    def packed(self) -> bool:
+        return "offsets" in self.named
+
+
+ROWS, WIDTH, CHANNELS, STATE = 3, 150, 64, 16
+CUTS = (0, 1, 60, 60, 150)
+"""Boundaries of packed sequences: of one token, of 59, of none, of 90."""
+
+
+class Draw:
+    """Random tensors on a device."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.generator = torch.Generator(device).manual_seed(0)
+
+    def normal(self, *shape: int, wide: bool = False) -> Tensor:
+        """Standard normal, of the sample's type; `wide`: float32."""
+        made = torch.randn(*shape, device=self.device, generator=self.generator)
+        return made if wide else made.to(self.dtype)
+
+    def steps(self, *shape: int) -> Tensor:
+        """Step sizes between 0.001 and 0.1, float32."""
+        return 10 ** (-1 - 2 * torch.rand(*shape, device=self.device, generator=self.generator))
+
+    @property
+    def lengths(self) -> Tensor:
+        return torch.tensor([WIDTH, 0, 77], device=self.device)
+
+    @property
+    def packed(self) -> dict[str, Any]:
+        return {"offsets": torch.tensor(CUTS, dtype=torch.int32, device=self.device), "longest": 96}
+
+
+def _causal_conv(draw: Draw) -> Iterator[Sample]:
+    weights = draw.normal(CHANNELS, 4, wide=True), draw.normal(CHANNELS, wide=True)
+    state = draw.normal(ROWS, 3, CHANNELS, wide=True)
+    ragged = {"lengths": draw.lengths}
+    yield Sample("from the start", (draw.normal(ROWS, WIDTH, CHANNELS), *weights, None))
+    yield Sample("from a state, ragged", (draw.normal(ROWS, WIDTH, CHANNELS), *weights, state), ragged)
+    yield Sample("packed", (draw.normal(1, WIDTH, CHANNELS), *weights, None), draw.packed)
+
+
+def _selective_scan(draw: Draw) -> Iterator[Sample]:
+    def inputs(rows: int) -> tuple[Tensor, ...]:
+        u, delta, gate = (draw.normal(rows, WIDTH, CHANNELS) for _ in range(3))
+        B, C = (draw.normal(rows, WIDTH, STATE) for _ in range(2))
+        return u, delta - 4, A, B, C, draw.normal(CHANNELS, wide=True), draw.normal(CHANNELS, wide=True), gate
+
+    A = -torch.arange(1.0, STATE + 1, device=draw.device).repeat(CHANNELS, 1)
+    state = draw.normal(ROWS, CHANNELS, STATE, wide=True)
+    yield Sample("from the start", inputs(ROWS))
+    yield Sample("from a state, ragged", inputs(ROWS), {"state": state, "lengths": draw.lengths})
+    yield Sample("packed", inputs(1), draw.packed)
+
+
+def _selective_step(draw: Draw) -> Iterator[Sample]:
+    A = -torch.arange(1.0, STATE + 1, device=draw.device).repeat(CHANNELS, 1)
+    u, B, C = (draw.normal(ROWS, size, wide=True) for size in (CHANNELS, STATE, STATE))
+    state = draw.normal(ROWS, CHANNELS, STATE, wide=True)
+    yield Sample("one token", (u, draw.steps(ROWS, CHANNELS), A, B, C, state), {}, False)
+
+
+def _ssd(draw: Draw) -> Iterator[Sample]:
+    heads, size, entries = 4, 64, 128
+
+    def inputs(rows: int) -> tuple[Tensor, ...]:
+        B, C = (draw.normal(rows, WIDTH, entries) for _ in range(2))
+        return draw.normal(rows, WIDTH, heads, size), draw.steps(rows, WIDTH, heads), A, B, C
+
+    A = -torch.arange(1.0, heads + 1, device=draw.device)
+    yield Sample("from the start", inputs(ROWS))
+    yield Sample("from a state", inputs(ROWS), {"state": draw.normal(ROWS, heads, size, entries, wide=True)})
+    yield Sample("packed", inputs(1), draw.packed)
+
+
+def _decide(draw: Draw) -> Iterator[Sample]:
+    yield Sample("decisions", (draw.normal(ROWS, WIDTH, CHANNELS), draw.normal(24, CHANNELS, wide=True)), {}, False)
+
+
+SAMPLES: dict[str, Callable[[Draw], Iterator[Sample]]] = {
+    "causal_conv": _causal_conv,
+    "decide": _decide,
+    "selective_scan": _selective_scan,
+    "selective_step": _selective_step,
+    "ssd": _ssd,
+}
+
+
+def differences(
+    function: Callable[..., Any],
+    reference: Callable[..., Any],
+    operation: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Iterator[tuple[str, float]]:
+    """For each sample, forward and backward: what was compared, and the largest difference of a number from the
+    reference in float32, relative to the largest number of its tensor."""
+    for sample in SAMPLES[operation](Draw(device, dtype)):
+        got, got_gradients = _run(function, sample, torch.float32 if dtype == torch.float32 else None)
+        wanted, wanted_gradients = _run(reference, sample, torch.float32)
+        yield sample.about, _largest(got, wanted)
+        if sample.differentiable:
+            yield f"{sample.about}, gradients", _largest(got_gradients, wanted_gradients)
+
+
+def _run(function: Callable[..., Any], sample: Sample, dtype: torch.dtype | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Results that mean something, and gradients with respect to all floating arguments. dtype: of the arguments."""
+
+    def prepared(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        return value.detach().to(dtype or value.dtype, copy=True).requires_grad_(sample.differentiable)
+
+    arguments = [prepared(value) for value in sample.arguments]
+    named = {name: prepared(value) for name, value in sample.named.items()}
+    y, last = function(*arguments, **named)
+    results = [y if sample.lengths is None else _counted(y, sample.lengths)]
+    if not sample.packed:
+        results.append(last)
+    if not sample.differentiable:
+        return results, []
+    generator = torch.Generator(y.device).manual_seed(1)
+    weights = [torch.randn(r.shape, device=r.device, generator=generator) for r in results]
+    inputs = [v for v in (*arguments, *named.values()) if isinstance(v, Tensor) and v.requires_grad]
+    loss = sum((r.float() * w).sum() for r, w in zip(results, weights, strict=True))
+    return results, list(torch.autograd.grad(loss, inputs))  # type: ignore[arg-type]
+
+
+def _counted(y: Tensor, lengths: Tensor) -> Tensor:
+    past = torch.arange(y.shape[1], device=y.device) >= lengths[:, None]
+    return y.masked_fill(past[..., None], 0)
+
+
+def _largest(got: list[Tensor], wanted: list[Tensor]) -> float:
+    worst = 0.0
+    for one, other in zip(got, wanted, strict=True):
+        scale = float(other.detach().double().abs().max()) or 1.0
+        worst = max(worst, float((one.detach().double() - other.detach().double()).abs().max()) / scale)
+    return worst

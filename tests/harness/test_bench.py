@@ -1,0 +1,65 @@
+"""The benchmarks run at tiny sizes on a CPU, and the last line they print is JSON. What they measure is not tested."""
+
+import json
+
+import pytest
+import torch
+
+from harness.bench.rows import bench_rows
+from harness.bench.timing import least_traffic, peak_memory, timed
+from harness.cli import app
+from models.build import build
+from tasks.scenario import Scenario
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    monkeypatch.setattr("harness.bench.forward.default_device", lambda: CPU)
+    monkeypatch.setattr("harness.bench.verify.default_device", lambda: CPU)
+    monkeypatch.setattr("harness.bench.verify.STEPS", 5)
+
+
+def printed(capsys, *arguments):
+    app(["bench", *arguments], standalone_mode=False)
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def test_forward(capsys):
+    result = printed(
+        capsys, "forward", "--architectures=gru,mamba2", "--size=tiny", "--shapes=2x40", "--precision=float32"
+    )
+    assert [line["architecture"] for line in result["results"]] == ["gru", "mamba2"]
+    assert all(line["tokens_per_second"] > 0 and line["tflops"] > 0 for line in result["results"])
+    assert result["peaks"]["flops"] > 0
+
+
+def test_verify(capsys):
+    result = printed(
+        capsys,
+        *("verify", "--architecture=gru", "--size=tiny", "--digits=5", "--problems=2", "--long=6,12", "--plant=0.5"),
+        *("--workers=1", "--repeats=1", "--precision=float32"),
+    )
+    assert result["verification"]["rows"] == 2
+    assert [line["digits"] for line in result["long"]] == [6, 12]
+    assert result["planted"]["digits"] == 12
+    assert set(result["decoding"]) == {"ours, eager"}
+
+
+def test_rows_compare_verification_with_live_decoding():
+    scenario = Scenario("addition", "interactive")
+    model = build("gru", "tiny", len(scenario.vocabulary), seed=0).eval()
+    result = bench_rows(model, scenario, 2, 4, "float32")
+    assert result["diverged"] == 4
+    assert result["equal"] == result["compared"] == 4 - result["near_ties"]
+
+
+def test_timing():
+    calls = []
+    timing = timed(lambda: calls.append(1), CPU, repeats=3, warm_ups=2)
+    assert len(calls) == 5
+    assert len(timing.runs) == 3
+    assert timing.seconds == sorted(timing.runs)[1]
+    assert peak_memory(lambda: None, CPU) == (None, None)
+    assert least_traffic(torch.nn.Linear(3, 5), 2) == 16
