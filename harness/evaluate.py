@@ -17,6 +17,7 @@ import torch
 
 from harness.ahead import Helpers
 from harness.config import Evaluate
+from harness.coverage import coverage
 from harness.decide import NEAR_TIE
 from harness.memory import rows_that_fit
 from harness.rollout import Rollout, Start, failure_class, first_difference, from_question, roll_out
@@ -35,7 +36,7 @@ TEXT = 2000
 UNKNOWN = (
     *("answer_right", "token_accuracy", "failure", "ending", "output", "replay_equal"),
     *("divergence", "divergence_step", "divergence_phase", "divergence_role", "expected", "got", "context"),
-    *("rollout_tokens", "rollout_margin", "corrupted", "corrupted_at"),
+    *("rollout_tokens", "rollout_margin", "corrupted", "corrupted_at", "pairs", "pairs_unseen"),
 )
 """Columns that are null until something is known."""
 
@@ -101,6 +102,9 @@ def _batch(
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     for row in rows:
         row.update(seconds=seconds, peak_bytes=peak, state_bytes=int(model.cost(row["tokens"]).state_bytes))
+    if model.learns == "reading":
+        for row, problem in zip(rows, batch):
+            row.update(coverage(model, scenario, problem, settings.chunk))
     if settings.mode == "verify":
         standing_check(model, scenario, batch, rows, settings)
     return rows

@@ -48,6 +48,7 @@ class ScriptedModel(nn.Module):
     """Knows the solver. `error_rate`: share of problems in which one error is planted, drawn from `error_seed`."""
 
     revision = 1
+    learns = "gradients"
 
     def __init__(self, scenario: Scenario, error_rate: float = 0.0, error_seed: int = 0) -> None:
         super().__init__()

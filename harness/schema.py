@@ -65,6 +65,11 @@ ROWS: Table = {
         "int64",
         "nodes of a graph that have to be visited; null where the length says it",
     ),
+    "pairs": (
+        "int64",
+        "distinct (state, symbol) pairs the oracle's trajectory needs, for models that learn by reading; else null",
+    ),
+    "pairs_unseen": ("int64", "how many of `pairs` the model never read"),
     "rollout_tokens": ("int64", "tokens decoded live for this problem; null when nothing was rolled out"),
     "seconds": ("double", "wall-clock seconds of its batch divided by the problems in it"),
     "peak_bytes": ("int64", "peak device memory while its point was evaluated (CPU: null)"),

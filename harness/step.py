@@ -49,7 +49,9 @@ class Stepper(Protocol):
 
 
 def stepper(model: Any, optimiser: torch.optim.Optimizer, cell: Cell) -> Stepper:
-    """The one for the model's device."""
+    """The one for how the model learns, and for its device."""
+    if model.learns == "reading":
+        return Reader(model, optimiser, cell)
     if next(model.parameters()).device.type == "cuda":
         return GpuStepper(model, optimiser, cell)
     return PlainStepper(model, optimiser, cell)
@@ -91,6 +93,18 @@ class PlainStepper:
 
     def close(self) -> None:
         pass
+
+
+class Reader(PlainStepper):
+    """Hands the trajectories to a model that learns by reading; the loss is that before it has read them."""
+
+    @torch.no_grad()
+    def step(self, batch: AnyBatch, rate: float) -> None:
+        assert isinstance(batch, Batch)
+        loss = sum(own_loss(self.model, part, self.device).item() for part in batch.parts)
+        self.last = (loss / batch.own, 0.0)
+        for part in batch.parts:
+            self.model.read(part.tokens, part.own, part.lengths)
 
 
 @dataclass

@@ -172,7 +172,7 @@ def learning_rate(recipe: Train, step: int) -> float:
 def make_optimiser(model: Any, recipe: Train) -> torch.optim.Optimizer:
     """AdamW; only matrices decay, and of them none that says `_no_weight_decay` (the A of a state-space model)."""
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
-    for parameter in model.parameters():
+    for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
         groups[parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)].append(parameter)
     return torch.optim.AdamW(
         [

@@ -10,4 +10,5 @@ ARCHITECTURES = {
     "gated_deltanet": "models.gated_deltanet:GatedDeltaNet",
     "rwkv7": "models.rwkv7:Rwkv7",
     "hybrid": "models.hybrid:Hybrid",
+    "lookup": "models.lookup:Lookup",
 }

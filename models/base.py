@@ -54,6 +54,8 @@ class SequenceModel(nn.Module, ABC):
     """Whether every `step` runs the same operations on the same shapes, so that a GPU may replay one of them."""
     interleaves: ClassVar[bool] = False
     """Whether it can train on sequences side by side, time by time (`interleaved`)."""
+    learns: ClassVar[Literal["gradients", "reading"]] = "gradients"
+    """How it is trained: by an optimiser on the loss of its logits, or by `read`, without one."""
     operations: tuple[str, ...] = ()
     """Operations that have, or may get, several implementations (see `models.kernels.choose`)."""
 
@@ -125,6 +127,13 @@ class SequenceModel(nn.Module, ABC):
         """
         features, state = self.hidden(tokens, state, lengths)
         return self.head(features), state
+
+    def read(self, tokens: Tensor, own: Tensor, lengths: Tensor) -> None:
+        """Learn from trajectories, where `learns` is "reading".
+
+        tokens: int64 [B, T]; own: bool [B, T], made by the model; lengths: int64 [B], tokens of each row that count.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not learn by reading")
 
     def kernels(self) -> dict[str, str]:
         """Operation -> the implementation chosen for it on the device the weights are on."""

@@ -30,6 +30,13 @@ JUNK = 1
 def trained(model: SequenceModel, steps: int = 30, seed: int = 0) -> SequenceModel:
     """Train in place for a few steps on sequences that repeat themselves, and switch to evaluation."""
     draw = torch.Generator().manual_seed(seed)
+    if model.learns == "reading":
+        for _ in range(steps):
+            tokens = random_tokens(model, 8, 64, draw)
+            own = tokens % 4 > 0
+            own[:, 0], own[:, 1] = False, True  # a question of one token
+            model.read(tokens, own, torch.full((8,), 64))
+        return model.eval()
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
     for _ in range(steps):

@@ -51,6 +51,7 @@ PAPER = {
     "sliding": 8 * mistral_block() + 2 * V * D + D,
     "lstm": 4 * 4 * (2 * 1536**2 + 2 * 1536) + 2 * V * 1536 + V,
     "gru": 4 * 3 * (2 * 1536**2 + 2 * 1536) + 2 * V * 1536 + V,
+    "lookup": 0,
     "hybrid": 16 * mamba2_block() + 5 * mistral_block() + V * D + D,
 }
 
@@ -86,6 +87,7 @@ UNCOUNTED = {
     "lstm": 0,
     "gru": 0,
     "hybrid": 0.09,
+    "lookup": 0,
 }
 WIDE = {
     "mamba1": {"d_model": 256, "layers": 2},
@@ -120,7 +122,7 @@ def test_a_window_bounds_the_cost_and_full_attention_does_not():
     assert full.cost(1001).state_bytes - full.cost(1000).state_bytes == 8 * full.options.layers * full.options.d_model
 
 
-@pytest.mark.parametrize("architecture", ["mamba1", "mamba2", "gated_deltanet", "rwkv7", "lstm", "gru"])
+@pytest.mark.parametrize("architecture", ["mamba1", "mamba2", "gated_deltanet", "rwkv7", "lstm", "gru", "lookup"])
 def test_fixed_state_models_cost_the_same_at_every_length(architecture):
     model = build(architecture, "tiny", V)
     assert model.cost(1) == model.cost(10**6)
@@ -137,6 +139,7 @@ def test_fixed_state_models_cost_the_same_at_every_length(architecture):
         ("sliding", {"attention"}),
         ("gru", {"rnn"}),
         ("lstm", {"rnn"}),
+        ("lookup", set()),
         ("hybrid", {"causal_conv", "ssd", "attention"}),
     ],
 )
