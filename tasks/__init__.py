@@ -6,6 +6,7 @@ TASKS = {
     "hanoi": "tasks.hanoi:Hanoi",
     "hanoi_recursive": "tasks.hanoi_recursive:HanoiRecursive",
     "logical_graph": "tasks.logical_graph:LogicalGraph",
+    "retrieval": "tasks.retrieval:Retrieval",
     "increment": "tasks.turing:increment",
     "palindrome": "tasks.turing:palindrome",
     "balanced": "tasks.turing:balanced",
