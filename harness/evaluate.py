@@ -19,19 +19,18 @@ from harness.ahead import Helpers
 from harness.config import Evaluate
 from harness.coverage import coverage
 from harness.decide import NEAR_TIE
+from harness.divergence import describe, described
 from harness.memory import rows_that_fit
-from harness.rollout import Rollout, Start, failure_class, first_difference, from_question, roll_out
+from harness.rollout import Rollout, Start, first_difference, from_question, roll_out
 from harness.verify import Verified, longest, verify
 from tasks.agent import Environment
-from tasks.base import Problem, Role
+from tasks.base import Problem
 from tasks.problems import problems as draw
 from tasks.scenario import Scenario
-from tasks.trajectory import Encoded
 from tools.corrupted import Corrupted
 
 Row = dict[str, Any]
 
-CONTEXT = 24
 TEXT = 2000
 UNKNOWN = (
     *("answer_right", "token_accuracy", "failure", "ending", "output", "replay_equal"),
@@ -131,12 +130,14 @@ def verify_then_continue(
         row["near_tie"] = result.margin < NEAR_TIE[settings.precision]
         if result.divergence is None:
             row.update(answer_right=True, ending="finished", output=_text(scenario.answer_tokens(problem)))
-        else:
-            environment = _diverge(row, scenario, problem, scenario.encoded(problem), result)
-            if result.resume is not None:
-                starts.append(_resume(result, environment, row["tokens"], settings))
-                continued.append(len(rows))
         rows.append(row)
+    diverged = [at for at, result in enumerate(verified) if result.divergence is not None]
+    places = [(batch[at], verified[at].divergence or 0, verified[at].got or 0) for at in diverged]
+    for at, (columns, environment) in zip(diverged, described(scenario, places, helpers)):
+        rows[at].update(columns)
+        if verified[at].resume is not None:
+            starts.append(_resume(verified[at], environment, rows[at]["tokens"], settings))
+            continued.append(at)
     for index, rollout in zip(continued, roll_out(model, scenario, starts, settings.precision)):
         _ending(rows[index], scenario, batch[index], rollout)
     return rows
@@ -163,7 +164,7 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
         row.update(mode="live", exact=at is None, margin=margin, near_tie=margin < NEAR_TIE[settings.precision])
         if at is not None:
             got = rollout.ids[at - start.position]
-            _diverge(row, scenario, problem, oracle, Verified(divergence=at, got=got))
+            row.update(describe(scenario, problem, at, got)[0])
             rollout = Rollout(rollout.ids, rollout.margins[upto:], rollout.ending, rollout.output)
         _ending(row, scenario, problem, rollout)
         row["rollout_tokens"] = len(rollout.ids)
@@ -222,34 +223,6 @@ def _row(scenario: Scenario, problem: Problem, settings: Evaluate, tokens: int, 
         "corrupt": settings.corrupt,
         "precision": settings.precision,
     }
-
-
-def _diverge(row: Row, scenario: Scenario, problem: Problem, oracle: Encoded, result: Verified) -> Environment:
-    """Say in the row where and how the model left the oracle; returns the environment as it stands there."""
-    at, names = result.divergence, scenario.vocabulary
-    assert at is not None
-    assert result.got is not None
-    environment = replay(scenario, problem, oracle, at)
-    expected, got, role = names.tokens[oracle.ids[at]], names.tokens[result.got], Role(int(oracle.roles[at]))
-    row.update(
-        divergence=at,
-        divergence_step=int(oracle.steps[at]),
-        divergence_phase=oracle.phases[int(oracle.steps[at])],
-        divergence_role=role.name.lower(),
-        expected=expected,
-        got=got,
-        context=_text(names.decode(oracle.ids[max(0, at - CONTEXT) : at])),
-        failure=failure_class(environment, expected, role, got),
-    )
-    return environment
-
-
-def replay(scenario: Scenario, problem: Problem, oracle: Encoded, upto: int) -> Environment:
-    """The environment after the first `upto` tokens of the oracle's trajectory."""
-    environment = scenario.environment(problem)
-    for token in scenario.vocabulary.decode(oracle.ids[:upto][oracle.own[:upto]]):
-        environment.act(token)
-    return environment
 
 
 def _resume(result: Verified, environment: Environment, tokens: int, settings: Evaluate) -> Start:

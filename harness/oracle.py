@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.evaluate import replay
+from harness.divergence import replay
 from tasks.base import EOS, Problem, Role
 from tasks.scenario import Scenario
 from tasks.trajectory import Encoded

@@ -16,7 +16,7 @@ from harness.memory import rows_that_fit
 from models.base import SequenceModel
 from models.state import put
 from tasks.agent import Environment
-from tasks.base import EOS, PAD, Problem, Role
+from tasks.base import Problem
 from tasks.scenario import Scenario
 from tasks.trajectory import Encoded
 
@@ -177,16 +177,3 @@ def first_difference(oracle: Encoded, ids: Sequence[int], start: int) -> int | N
     if len(different):
         return start + int(different[0])
     return start + size if start + size < len(oracle) else None
-
-
-def failure_class(environment: Environment, expected: str, expected_role: Role, got: str) -> str:
-    """Why a problem failed, decided at its first divergence (see `harness.schema.FAILURES`)."""
-    if got == EOS:
-        return "stopped_early"
-    if expected == EOS:
-        return "past_budget"
-    if got == PAD or not environment.allows(got):
-        return "malformed_command"
-    if expected_role == Role.COMMAND:
-        return "wrong_command"
-    return "wrong_output" if expected_role == Role.OUTPUT else "wrong_thought"

@@ -12,6 +12,7 @@ from harness.bench.timing import Peaks, least_traffic, machine, peak_memory, pea
 from harness.bench.vendor import vendor_forward, vendor_model
 from harness.decide import autocast
 from harness.errors import UserError
+from harness.memory import evaluation_bytes
 from harness.train import default_device
 from models.build import build
 
@@ -71,7 +72,7 @@ def _measured(
     try:
         with torch.inference_mode():
             timing = timed(run, tokens.device, repeats)
-            _, extra = peak_memory(run, tokens.device)
+            most, extra = peak_memory(run, tokens.device)
     except Exception as error:  # a baseline that cannot do a shape must not lose the other results
         return {**result, "error": f"{type(error).__name__}: {str(error)[:200]}"}
     rate = tokens.numel() / timing.seconds
@@ -86,6 +87,8 @@ def _measured(
         "share_of_peak_flops": flops / best.flops,
         "least_tbytes_per_second": traffic / 1e12,
         "share_of_peak_bytes": traffic / best.bytes,
+        "peak_bytes": most,
+        "peak_bytes_by_formula": evaluation_bytes(model, len(tokens), tokens.numel(), tokens.shape[1], precision),
         "peak_bytes_above_weights": extra,
         "kernels": model.kernels() if who == "ours" else None,
     }
@@ -93,14 +96,26 @@ def _measured(
 
 def _show(results: Sequence[dict[str, Any]], best: Peaks) -> None:
     print(f"peaks: {best.flops / 1e12:.0f} TFLOP/s bf16 matrix product, {best.bytes / 1e12:.2f} TB/s copy")
-    head = ("architecture", "shape", "by", "ms", "tok/s", "TFLOP/s", "of peak", "TB/s at least", "GB above weights")
+    head = (
+        "architecture",
+        "shape",
+        "by",
+        "ms",
+        "tok/s",
+        "TFLOP/s",
+        "of peak",
+        "TB/s at least",
+        "GB at most",
+        "by formula",
+    )
     lines = [
-        (r["architecture"], r["shape"], r["by"], r["error"], *[None] * 5)
+        (r["architecture"], r["shape"], r["by"], r["error"], *[None] * 6)
         if "error" in r
         else (
             *(r["architecture"], r["shape"], r["by"], 1000 * r["seconds"], r["tokens_per_second"], r["tflops"]),
             *(f"{r['share_of_peak_flops']:.0%}", r["least_tbytes_per_second"]),
-            None if r["peak_bytes_above_weights"] is None else r["peak_bytes_above_weights"] / 1e9,
+            None if r["peak_bytes"] is None else r["peak_bytes"] / 1e9,
+            r["peak_bytes_by_formula"] / 1e9,
         )
         for r in results
     ]

@@ -204,3 +204,12 @@ def test_a_recorded_step_decodes_like_a_launched_one(architecture, monkeypatch):
     launched = live(model, scenario, drawn, Evaluate(lengths=[9]))
     for one, other in zip(recorded, launched):
         assert agree(one, other)
+
+
+def test_helpers_change_no_row(gru):
+    model, scenario = gru
+    points, settings = [Point(3, "random", 0, COUNT)], Evaluate(lengths=[3], problems=COUNT, rollout_max=3)
+    [(_, alone)] = evaluate(model, scenario, points, settings, {})
+    [(_, helped)] = evaluate(model, scenario, points, settings, {}, workers=2)
+    assert [{**row, "seconds": 0} for row in alone] == [{**row, "seconds": 0} for row in helped]
+    assert any(row["rollout_tokens"] for row in alone)
