@@ -84,6 +84,14 @@ def check_address(address: str) -> None:
         raise UserError(f"no Ray cluster answers at {address!r}: {one_line(error)}") from error
 
 
+def with_gpus(run: Run, nodes: Iterable[Mapping[str, Any]]) -> Run:
+    """The run with its GPUs a worker settled: where nothing is said, 1 if any living node has one."""
+    if run.gpus is not None:
+        return run
+    found = any(node["Alive"] and node["Resources"].get("GPU", 0) >= 1 for node in nodes)
+    return run.model_copy(update={"gpus": 1.0 if found else 0.0})
+
+
 def room(nodes: Iterable[Mapping[str, Any]], run: Run) -> int:
     """How many workers fit on the living nodes of a cluster that has nothing else to do."""
 

@@ -20,20 +20,19 @@ def report_data(grid: Grid, store: Store) -> ReportData:
     """Everything the store knows of a grid's cells, at the lengths and with the settings the grid asks for."""
     from reports.data import ReportData, frame
 
-    evaluate = grid.file.evaluate
     attempts = store.attempts({cell.id for cell in grid.cells})
-    rows = [row for cell in grid.cells for row in rows_of(cell, evaluate, store)]
+    rows = [row for cell in grid.cells for row in rows_of(cell, grid.evaluate(cell), store)]
     about = {
         "name": grid.file.name,
         "title": grid.file.title,
         "description": grid.file.description,
         "text": grid.text,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "evaluate": evaluate.model_dump(),
+        "evaluate": grid.file.evaluate.model_dump(),
     }
     return ReportData(
         grid=about,
-        cells=frame(CELLS, [describe(cell, evaluate, store, attempts) for cell in grid.cells]),
+        cells=frame(CELLS, [describe(cell, grid.evaluate(cell), store, attempts) for cell in grid.cells]),
         rows=frame(ROWS, rows),
         curves=frame(CURVES, [record for cell in grid.cells for record in store.curve(cell.id)]),
         attempts=frame(ATTEMPTS, attempts),

@@ -130,8 +130,8 @@ class Run(Strict):
     """Worker actors; left out, as many as the cluster has room for."""
     cpus: Annotated[float, Field(gt=0)] = 1
     """CPUs of a worker."""
-    gpus: Annotated[float, Field(ge=0)] = 0
-    """GPUs of a worker; a fraction lets several workers share one."""
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of a worker; a fraction lets several workers share one; left out, 1 where the cluster has any, else 0."""
     data_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes beside each worker that make trajectories ahead of its model; left out, 4 with a GPU, else none."""
     kernels: dict[str, str] = {}
@@ -150,7 +150,9 @@ class Override(Strict):
     """`set` applies to every cell that has all the values in `where`."""
 
     where: dict[str, Any] = {}
-    set: dict[str, Any]
+    set: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+    """Keys of `evaluate` that are other ones for these cells: tasks differ in their lengths and stress sets."""
 
 
 class GridFile(Strict):
@@ -168,7 +170,7 @@ class GridFile(Strict):
     include: list[dict[str, Any]] = []
     """Further cells, each on top of `base`."""
     overrides: list[Override] = []
-    """Recipes for some of the cells, applied in order after the axes."""
+    """Recipes and lengths for some of the cells, applied in order after the axes."""
     evaluate: Evaluate
     run: Run = Run()
 

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from harness.cluster import Stop, catching, cluster, room
+from harness.cluster import Stop, catching, cluster, room, with_gpus
 from harness.config import Run
 from harness.errors import UserError, one_line
 from harness.grid import Grid, Resolved
@@ -100,7 +100,7 @@ def run_grid(
     checkpointed. Raises UserError when the cluster cannot be joined or has no room.
     """
     console = console or Console()
-    todo = {cell.id: missing(cell, grid.file.evaluate, store) for cell in grid.cells}
+    todo = {cell.id: missing(cell, grid.evaluate(cell), store) for cell in grid.cells}
     tasks = [Task(cell) for cell in longest_first(grid.cells, todo) if todo[cell.id]]
     outcome = Outcome(done=len(grid.cells) - len(tasks))
     progress = Progress(console, len(tasks), outcome.done)
@@ -115,8 +115,10 @@ def run_grid(
         progress.say(f"{again} cells failed in an earlier run and are tried again")
     stop = Stop()
     with catching(stop), cluster(address) as alone, progress:
-        if alone and not room(ray.nodes(), grid.file.run):
-            raise UserError(f"this machine has no room for {worker_shape(grid.file.run)}")
+        run = with_gpus(grid.file.run, ray.nodes())
+        grid = replace(grid, file=grid.file.model_copy(update={"run": run}))
+        if alone and not room(ray.nodes(), run):
+            raise UserError(f"this machine has no room for {worker_shape(run)}")
         waiting, open_attempts = deque(tasks), unfinished(attempts)
         Driver(grid, store, waiting, open_attempts, outcome, progress, tracker, stop, carry).drive()
     return outcome
@@ -148,7 +150,7 @@ def unfinished(attempts: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def worker_shape(run: Run) -> str:
-    return f"a worker of run.cpus = {run.cpus:g} and run.gpus = {run.gpus:g}"
+    return f"a worker of run.cpus = {run.cpus:g} and run.gpus = {run.gpus or 0:g}"
 
 
 def attempt_id() -> str:
@@ -227,9 +229,7 @@ class Driver:
             self._look()
         wanted = min(max(1, self.settings.workers or self.fitting), len(self.waiting) + len(self.busy))
         while len(self.slots) < wanted and time.monotonic() >= self.hire_again:
-            worker = WorkerActor.options(**self._shape()).remote(
-                self.store.url, self.grid.file.evaluate, self.settings, self.carry, self.board
-            )
+            worker = WorkerActor.options(**self._shape()).remote(self.store.url, self.settings, self.carry, self.board)
             self.slots.append(Slot(worker, worker.ready.remote()))
 
     def _look(self) -> None:
@@ -245,7 +245,7 @@ class Driver:
         environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         if not self.settings.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all GPUs visible to actors that asked for none
-        shape = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus}
+        shape = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus or 0}
         return {**shape, "runtime_env": {"env_vars": environment}}
 
     def _dismiss(self, slot: Slot) -> None:
@@ -259,7 +259,7 @@ class Driver:
             if slot.answer is None and self.waiting:
                 slot.task, slot.attempt = self.waiting.popleft(), attempt_id()
                 self._bury(slot.task.cell.id, slot.attempt)
-                slot.answer = slot.worker.run.remote(slot.task.cell, slot.attempt)
+                slot.answer = slot.worker.run.remote(slot.task.cell, self.grid.evaluate(slot.task.cell), slot.attempt)
                 self.progress.started(slot.task.cell)
                 if self.tracker is not None:
                     self.tracker.started(slot.task.cell)

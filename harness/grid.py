@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -46,6 +46,12 @@ class Grid:
     text: str
     """The grid file as it was read, with `--set` applied."""
     cells: list[Resolved]
+    own: Mapping[str, Evaluate] = field(default_factory=dict)
+    """Cell id -> on what it is evaluated, where that is not `file.evaluate`."""
+
+    def evaluate(self, cell: Resolved) -> Evaluate:
+        """On what a cell of this grid is evaluated."""
+        return self.own.get(cell.id, self.file.evaluate)
 
 
 def load(path: str, sets: Sequence[str] = ()) -> Grid:
@@ -65,7 +71,7 @@ def load(path: str, sets: Sequence[str] = ()) -> Grid:
         file = validate(GridFile, raw, str(path))
     if file.run.kernels:
         _check_kernels(file.run.kernels, str(path))
-    return Grid(file, yaml.safe_dump(raw, sort_keys=False), expand(file, str(path)))
+    return expand(file, yaml.safe_dump(raw, sort_keys=False), str(path))
 
 
 def _check_kernels(names: Mapping[str, str], where: str) -> None:
@@ -113,6 +119,10 @@ def apply_set(raw: dict[str, Any], item: str) -> None:
         raise UserError(f"--set {item!r}: the value is not valid YAML") from error
     if key.split(".")[0] in GridFile.model_fields:
         _place(raw, key, value)
+        head, *rest = key.split(".")
+        if head == "evaluate" and rest:
+            for override in raw.get("overrides", []):
+                _forget(override.get("evaluate", {}), rest)
         return
     check_field(key, "--set")
     axes, overrides = raw["axes"], raw.setdefault("overrides", [])
@@ -126,31 +136,42 @@ def apply_set(raw: dict[str, Any], item: str) -> None:
         return
     axes[key] = value if isinstance(value, list) else [value]
     for override in overrides:
-        override["set"] = nested(override["set"])
+        override["set"] = nested(override.get("set", {}))
         _forget(override["set"], key.split("."))
     if not isinstance(value, list):
         raw["include"] = [merge(nested(entry), _nest(key, value)) for entry in raw.get("include", [])]
 
 
-def expand(file: GridFile, where: str) -> list[Resolved]:
+def expand(file: GridFile, text: str, where: str) -> Grid:
     """The cells of a grid, in the order of its axes, each once. Raises UserError for an impossible one."""
     for axis in file.axes:
         check_field(axis, f"{where}: axes")
     recipes = []
     for at, override in enumerate(file.overrides):
-        validate(Cell, merge(nested(file.base), nested(override.set)), f"{where}: overrides[{at}].set")
-        recipes.append((wanted_values(override.where, f"{where}: overrides[{at}].where"), nested(override.set)))
+        place = f"{where}: overrides[{at}]"
+        validate(Cell, merge(nested(file.base), nested(override.set)), f"{place}.set")
+        _evaluate(file.evaluate, override.evaluate, f"{place}.evaluate")
+        recipes.append((wanted_values(override.where, f"{place}.where"), nested(override.set), override.evaluate))
     cells: dict[str, Resolved] = {}
+    own: dict[str, Evaluate] = {}
     for raw in _combinations(file, where):
-        for wanted, settings in recipes:
+        asked: dict[str, Any] = {}
+        for wanted, settings, questions in recipes:
             if matches(raw, wanted, where):
-                raw = merge(raw, settings)
+                raw, asked = merge(raw, settings), merge(asked, questions)
         resolved = resolve(raw, where)
-        check_stress(file.evaluate, resolved, where)
+        evaluate = _evaluate(file.evaluate, asked, where)
+        check_stress(evaluate, resolved, where)
         cells.setdefault(resolved.id, resolved)
+        if asked:
+            own.setdefault(resolved.id, evaluate)
     if not cells:
         raise UserError(f"{where}: `exclude` leaves no cell")
-    return named(list(cells.values()))
+    return Grid(file, text, named(list(cells.values())), own)
+
+
+def _evaluate(base: Evaluate, changes: Mapping[str, Any], where: str) -> Evaluate:
+    return validate(Evaluate, {**base.model_dump(), **changes}, where) if changes else base
 
 
 def _combinations(file: GridFile, where: str) -> Iterator[dict[str, Any]]:
@@ -256,9 +277,9 @@ def digest(content: Any) -> str:
 def changed(model: BaseModel, leave_out: Sequence[str] = ()) -> dict[str, Any]:
     """The fields that differ from their defaults, so that a new field with a default renames no cell."""
     result = {}
-    for name, field in type(model).model_fields.items():
+    for name, known in type(model).model_fields.items():
         value = getattr(model, name)
-        if name in leave_out or value == field.default:
+        if name in leave_out or value == known.default:
             continue
         result[name] = changed(value) if isinstance(value, BaseModel) else value
     return result

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -41,16 +42,13 @@ def estimate(cell: Resolved, grid: Grid, store: Store | None) -> Estimate:
     A training token is taken for three forward ones (the backward pass costs two); evaluation for one forward over the
     oracle's tokens, without rollouts, of which nobody knows how many there will be.
     """
-    from models.build import build
-
-    config, evaluate = cell.config, grid.file.evaluate
+    config, evaluate = cell.config, grid.evaluate(cell)
     lengths = [(length, stress) for length in evaluate.lengths for stress in ("random", *evaluate.stress)]
     fresh = Missing(True, [Gap(length, stress, 0, evaluate.problems) for length, stress in lengths])
     todo = missing(cell, evaluate, store) if store else fresh
-    scenario = scenario_of(config)
-    model = build(config.architecture, config.size, len(scenario.vocabulary), config.model, device="meta")
-    sample = scenario.training_block(config.train.max_length, 0, 0)[:SAMPLE]
-    tokens = sum(len(whose.encoded(problem).ids) for whose, problem in sample) / len(sample)
+    vocabulary = len(scenario_of(config).vocabulary)
+    model = _on_paper(config.architecture, config.size, vocabulary, json.dumps(config.model))
+    tokens = training_tokens(config)
     seen = tokens * config.train.batch * config.train.steps if todo.training else 0.0
     each = [((gap.stop - gap.start), point_tokens(config, gap.length)) for gap in todo.points]
     return Estimate(
@@ -65,13 +63,35 @@ def estimate(cell: Resolved, grid: Grid, store: Store | None) -> Estimate:
     )
 
 
+@cache
+def _on_paper(architecture: str, size: str, vocabulary: int, options: str) -> Any:
+    """The model without its weights, which takes a tenth of a second to build."""
+    from models.build import build
+
+    return build(architecture, size, vocabulary, json.loads(options), device="meta")
+
+
+def training_tokens(config: Cell) -> float:
+    """Mean tokens of a training trajectory, from a few of them."""
+    fields = {"task", "form", "setting", "tool", "tool_options"}
+    recipe = config.train.model_dump(include={"max_length", "mixture"})
+    return _training_tokens(json.dumps({**config.model_dump(include=fields), "train": recipe}))
+
+
 def point_tokens(config: Cell, length: int) -> float:
     """Mean tokens of the oracle's trajectories at a length, from a few of them."""
     options = json.dumps(config.tool_options)
     return _point_tokens(config.task, config.setting, config.tool or "", config.form, options, length)
 
 
-@lru_cache
+@cache
+def _training_tokens(trained_on: str) -> float:
+    config = Cell.model_validate_json(trained_on)
+    sample = scenario_of(config).training_block(config.train.max_length, 0, 0)[:SAMPLE]
+    return sum(len(whose.encoded(problem).ids) for whose, problem in sample) / len(sample)
+
+
+@cache
 def _point_tokens(task: str, setting: str, tool: str, form: str, options: str, length: int) -> float:
     from tasks.problems import problems
     from tasks.scenario import Scenario
@@ -111,10 +131,10 @@ def print_status(grid: Grid, store: Store) -> None:
     """Print where every cell stands."""
     attempts = store.attempts({cell.id for cell in grid.cells})
     table = _table("cell", "id", "status", "points", "attempts", "reason")
-    evaluate = grid.file.evaluate
-    total = len(evaluate.lengths) * (1 + len(evaluate.stress))
     counts: Counter[str] = Counter()
     for cell in grid.cells:
+        evaluate = grid.evaluate(cell)
+        total = len(evaluate.lengths) * (1 + len(evaluate.stress))
         status, reason = status_of(cell, evaluate, store, attempts)
         counts[status] += 1
         done = total - len(missing(cell, evaluate, store).points)

@@ -217,7 +217,7 @@ class Mirror:
             self.sent[cell] = fresh[-1]["step"]
         metrics = list(curve_metrics(fresh))
         point = event.get("point")
-        if point and point["n"] == self.grid.file.evaluate.problems:
+        if point and point["n"] == self.grid.own.get(cell, self.grid.file.evaluate).problems:
             metrics += point_metrics(point)
         self._log(run, metrics)
 
@@ -225,7 +225,7 @@ class Mirror:
         """Make a cell's run say what the store says. A run that says otherwise somewhere is deleted and made anew."""
         began = [moment(attempt["started"]) for attempt in attempts if attempt.get("started")]
         ended = [moment(attempt["ended"]) for attempt in attempts if attempt.get("ended")]
-        metrics = list(finite(store_metrics(cell, self.grid.file.evaluate, self.store)))
+        metrics = list(finite(store_metrics(cell, self.grid.evaluate(cell), self.store)))
         run = self.cell_run(cell, min(began, default=None))
         said = self._said(run, {metric.name for metric in metrics})
         if any(said.get((metric.name, metric.step), metric.value) != metric.value for metric in metrics):
@@ -281,7 +281,7 @@ class Mirror:
         begun = [cell for cell in self.grid.cells if cell.id in attempts or self.store.published(cell.id)]
         for cell in begun:
             own = attempts.get(cell.id, [])
-            status, _ = status_of(cell, self.grid.file.evaluate, self.store, own)
+            status, _ = status_of(cell, self.grid.evaluate(cell), self.store, own)
             self.fill(cell, status, own)
         self.finish()
         return len(begun)

@@ -62,8 +62,8 @@ class Board:
 class Worker:
     """One process that takes cells one after another. `stop` is answered while `run` is busy."""
 
-    def __init__(self, store_url: str, evaluate: Evaluate, run: Run, carry: Carry, board: Any) -> None:
-        self.store_url, self.evaluate, self.settings, self.carry, self.board = store_url, evaluate, run, carry, board
+    def __init__(self, store_url: str, run: Run, carry: Carry, board: Any) -> None:
+        self.store_url, self.settings, self.carry, self.board = store_url, run, carry, board
         self.stopping = threading.Event()
 
     def ready(self) -> None:
@@ -71,7 +71,7 @@ class Worker:
         self.store = Store(self.store_url).open()
         self.device = take_gpu(self.settings.gpus) if self.settings.gpus else f"cpu {platform.machine()}"
 
-    def run(self, cell: Resolved, attempt: str) -> Ended:
+    def run(self, cell: Resolved, evaluate: Evaluate, attempt: str) -> Ended:
         """Carry one cell. What goes wrong in it is returned, not raised: not every error can be pickled."""
         store = self.store
         store.begin_attempt(
@@ -79,15 +79,15 @@ class Worker:
         )
         with kept_log(store, f"cells/{cell.id}/logs/{attempt}.log"):
             log.info("%s: attempt %s of cell %s", cell.name, attempt, cell.id)
-            ended = self._carried(cell, attempt)
+            ended = self._carried(cell, evaluate, attempt)
             log.info("%s%s", ended.outcome, f": {ended.reason}" if ended.reason else "")
         record = {"outcome": ended.outcome, "reason": ended.reason, "traceback": ended.traceback}
         store.end_attempt(attempt, {"ended": now(), **record})
         return ended
 
-    def _carried(self, cell: Resolved, attempt: str) -> Ended:
+    def _carried(self, cell: Resolved, evaluate: Evaluate, attempt: str) -> Ended:
         try:
-            self.carry(cell, self.evaluate, self.settings, self.store, attempt, self._report, self.stopping.is_set)
+            self.carry(cell, evaluate, self.settings, self.store, attempt, self._report, self.stopping.is_set)
         except Stopped as error:
             return Ended("stopped", one_line(error))
         except BaseException as error:

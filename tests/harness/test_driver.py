@@ -15,7 +15,7 @@ import ray
 from rich.console import Console
 
 from harness import driver
-from harness.cluster import cluster, room
+from harness.cluster import cluster, room, with_gpus
 from harness.config import Cell, Evaluate, GridFile, Run
 from harness.driver import attempt_id, longest_first, refuse_relative_store, run_grid
 from harness.errors import Diverged, Stopped, UserError
@@ -307,6 +307,15 @@ def test_room_counts_what_each_living_node_can_hold():
     assert room(nodes, Run(cpus=1, gpus=0.25)) == 4
     assert room(nodes, Run(cpus=0.1, gpus=0.1)) == 10
     assert room(nodes, Run(cpus=16)) == 0
+
+
+def test_workers_take_a_gpu_where_there_are_any():
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0}}, {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}]
+    assert with_gpus(Run(), nodes).gpus == 1
+    assert with_gpus(Run(), nodes[:1]).gpus == 0
+    assert with_gpus(Run(), [{**nodes[1], "Alive": False}]).gpus == 0
+    assert with_gpus(Run(gpus=0), nodes).gpus == 0
+    assert with_gpus(Run(gpus=0.25), nodes[:1]).gpus == 0.25
 
 
 def test_longest_cells_come_first():

@@ -69,6 +69,24 @@ def test_set_reaches_grid_keys_axes_and_every_cell(tmp_path):
     assert {(config.seed, config.train.steps, config.architecture) for config in configs} == {(5, 20, "mamba2")}
 
 
+def test_an_override_may_ask_other_lengths(tmp_path):
+    text = changed(
+        overrides=[
+            {"where": {"architecture": "lstm"}, "evaluate": {"lengths": [5], "stress": ["zeros"]}},
+            {"where": {"architecture": "lstm", "setting": "direct"}, "evaluate": {"problems": 9}},
+        ]
+    )
+    grid = load(tmp_path, text)
+    asked = {(cell.config.architecture, cell.config.setting): grid.evaluate(cell) for cell in grid.cells}
+    assert (asked["gru", "direct"], asked["gru", "interactive"]) == (grid.file.evaluate, grid.file.evaluate)
+    assert (asked["lstm", "interactive"].lengths, asked["lstm", "interactive"].problems) == ((5,), 4)
+    assert (asked["lstm", "direct"].lengths, asked["lstm", "direct"].problems) == ((5,), 9)
+    assert {cell.id for cell in grid.cells} == {cell.id for cell in load(tmp_path).cells}, "it changes no cell"
+    grid = load(tmp_path, text, ["evaluate.lengths=[7]"])
+    assert {grid.evaluate(cell).lengths for cell in grid.cells} == {(7,)}, "--set is the last word"
+    assert {grid.evaluate(cell).stress for cell in grid.cells} == {(), ("zeros",)}
+
+
 def test_the_id_is_the_content(tmp_path):
     first = {cell.id for cell in load(tmp_path).cells}
     assert {cell.id for cell in load(tmp_path, changed(name="other", evaluate={"problems": 9})).cells} == first
@@ -124,6 +142,8 @@ def test_raising_a_revision_names_a_new_cell(tmp_path, monkeypatch, owner):
         ({"exclude": [{"setting": "directly"}]}, ["exclude", "directly", "direct"]),
         ({"overrides": [{"where": {"task": "sums"}, "set": {}}]}, ["where", "sums", "addition"]),
         ({"overrides": [{"where": {"seed": 77}, "set": {"train": {"stepz": 3}}}]}, ["stepz", "steps"]),
+        ({"overrides": [{"evaluate": {"length": [1]}}]}, ["overrides[0].evaluate", "length", "lengths"]),
+        ({"overrides": [{"evaluate": {"stress": ["carry"]}}]}, ["carry", "carries"]),
         ({"overrides": [{"wher": {}, "set": {}}]}, ["wher", "mean 'where'"]),
         ({"base": {"train": {"batch": 5000}}}, ["train.batch", "4096"]),
         ({"base": {"train": {"learning_rate": float("inf")}}}, ["train.learning_rate", "finite"]),
@@ -208,7 +228,7 @@ def test_ids_stay_what_they_are():
     that is right when the cell now trains to other weights; otherwise stored results have lost their name."""
     assert grids.resolve({"architecture": "gru"}).id == "814a89a4781fd917"
     assert (
-        grids.resolve({"architecture": "mamba1", "setting": "direct", "train": {"steps": 7}}).id == "ca2607f4718fff6f"
+        grids.resolve({"architecture": "mamba1", "setting": "direct", "train": {"steps": 7}}).id == "913651cd1c1857c8"
     )
     defaults = {"max_length": 5, "steps": 1000, "batch": 128, "learning_rate": 1e-3, "weight_decay": 0.01}
     defaults |= {"warmup": 0.1, "clip": 1.0, "validation": 128, "mixture": {}}
