@@ -13,6 +13,7 @@ from torch import nn
 
 SHARE = 0.4
 """Of the memory this process may use: the rest is for weights, one call's activations, and states that are copied."""
+GATES = {"LSTM": 4, "GRU": 3}
 
 
 def rows_that_fit(model: Any, tokens: int) -> int:
@@ -54,7 +55,7 @@ def activations(module: nn.Module) -> int:
         if isinstance(part, nn.Linear):
             count += part.in_features + part.out_features
         elif isinstance(part, nn.RNNBase):
-            gates = part.weight_ih_l0.shape[0]
+            gates = GATES.get(part.mode, 1) * part.hidden_size
             count += part.input_size + part.num_layers * (gates + part.hidden_size)
     return count
 
