@@ -70,9 +70,14 @@ def rows(
     weights: Annotated[str | None, typer.Option(help="A weights-*.pt of a store; left out, trained here.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps it is trained here: batch 128, at most 5 digits.")] = 880,
     learning_rate: Annotated[float, typer.Option(help="For that training.")] = 2e-3,
+    save: Annotated[
+        str | None, typer.Option(help="File for the weights trained here, as `--weights` takes it.")
+    ] = None,
     precisions: Annotated[str, typer.Option(help="Of the evaluation, with commas.")] = "float32,bf16",
 ) -> None:
     """Whether verification and live decoding give the same rows, on a model that diverges about half the time."""
+    import torch
+
     from harness.bench.rows import bench_rows, trained
     from harness.bench.timing import finish
     from harness.bench.verify import loaded
@@ -83,6 +88,8 @@ def rows(
     recipe = Train(steps=steps, learning_rate=learning_rate, max_length=5, batch=128)
     cell = Cell(architecture=architecture, size=size, precision="bf16", train=recipe)
     model = trained(cell) if weights is None else loaded(architecture, size, scenario, weights)
+    if save is not None:
+        torch.save({"weights": model.state_dict(), "vocabulary": list(scenario.vocabulary.tokens)}, save)
     wanted: list[Any] = precisions.split(",")
     results = [bench_rows(model, scenario, digits, problems, precision) for precision in wanted]
     finish({"architecture": architecture, "size": size, "kernels": model.kernels(), "results": results})
