@@ -9,12 +9,15 @@ from functools import partial
 
 from harness.config import Evaluate
 from harness.evaluate import Point, evaluate
-from harness.oracle import ScriptedModel
+from harness.oracle import Misspelling, ScriptedModel
 from tasks.base import Problem, Role, Task
 from tasks.problems import exempt, problems, training_stream, validation_problems
 from tasks.scenario import Scenario
 
-MUTATIONS = 200
+MUTATIONS = 1_000
+"""Changed answers that the checker alone has to judge."""
+MISSPELT = 100
+"""Trajectories of a scenario in which one token, whichever, is changed."""
 SAMPLE = 200
 """Problems of a training block that are looked at."""
 
@@ -44,6 +47,8 @@ def check(task: str | type[Task], lengths: Sequence[int], count: int) -> Iterato
         oracle, planted = partial(_oracle, scenario, lengths, count), partial(_planted, scenario, lengths, count)
         yield _kept(f"{name}: the oracle is exact through the evaluation", oracle)
         yield _kept(f"{name}: every planted error is found", planted)
+        misspelt = partial(_misspelt, scenario, lengths, count)
+        yield _kept(f"{name}: every change of a single token is located", misspelt)
         if scenario.setting == "interactive":
             yield _kept(f"{name}: trajectories are as long as stated", partial(_lengths, scenario, everything))
 
@@ -105,25 +110,47 @@ def _disjoint(task: Task, lengths: Sequence[int]) -> str | None:
 
 
 def _checker(task: Task, drawn: Sequence[Problem]) -> str | None:
-    rng, refused = random.Random(0), 0
-    for at in range(MUTATIONS):
-        problem = drawn[at % len(drawn)]
+    rng, refused, passed = random.Random(0), 0, ""
+    for problem in drawn:
         if not task.check(problem, problem.answer):
             return f"the answer of {' '.join(problem.prompt)!r} is refused"
-        refused += not task.check(problem, _mutated(rng, task, problem.answer))
-    # A task may have several right answers, so some changes may pass; a checker that lets half of them pass is none.
-    return None if refused > MUTATIONS / 2 else f"only {refused} of {MUTATIONS} changed answers are refused"
+    for at in range(MUTATIONS):
+        problem = drawn[at % len(drawn)]
+        changed = mutated(rng, task, problem.answer)
+        if task.check(problem, changed):
+            passed = f"{' '.join(changed)!r} passes as the answer of {' '.join(problem.prompt)!r}"
+        else:
+            refused += 1
+    # Where several answers are right some changes may pass; but a checker that lets half of them pass is none.
+    enough = refused > MUTATIONS / 2 if task.several_answers else refused == MUTATIONS
+    return None if enough else f"only {refused} of {MUTATIONS} changed answers are refused: {passed}"
 
 
-def _mutated(rng: random.Random, task: Task, answer: tuple[str, ...]) -> list[str]:
+def mutated(rng: random.Random, task: Task, answer: Sequence[str]) -> list[str]:
+    """Another sequence of tokens than the answer: one to three of its tokens replaced, removed, doubled or swapped
+    with the next, tokens put in, or its end cut off."""
     changed = list(answer)
-    at = rng.randrange(len(changed))
-    kind = rng.choice(("replace", "remove", "insert"))
-    if kind == "remove":
-        del changed[at]
-    else:
-        changed[at : at + (kind == "replace")] = [rng.choice([t for t in task.tokens if t != answer[at]])]
+    while changed == list(answer):
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            _change(rng, task, changed)
     return changed
+
+
+def _change(rng: random.Random, task: Task, tokens: list[str]) -> None:
+    at = rng.randrange(len(tokens) or 1)
+    kind = rng.choice(("replace", "replace", "insert", "remove", "double", "swap", "cut"))
+    if kind == "insert" or not tokens:
+        tokens.insert(rng.randint(0, len(tokens)), rng.choice(task.tokens))
+    elif kind == "replace":
+        tokens[at] = rng.choice(task.tokens)
+    elif kind == "remove":
+        del tokens[at]
+    elif kind == "double":
+        tokens.insert(at, tokens[at])
+    elif kind == "swap":
+        tokens[at : at + 2] = tokens[at : at + 2][::-1]
+    else:
+        del tokens[at:]
 
 
 def _oracle(scenario: Scenario, lengths: Sequence[int], count: int) -> str | None:
@@ -154,6 +181,25 @@ def _planted(scenario: Scenario, lengths: Sequence[int], count: int) -> str | No
             planted = (error.position, error.failure) if error else (None, None)
             if found != planted:
                 return f"length {point.length}: planted {planted}, found {found} in {row['question']!r}"
+    return None
+
+
+def _misspelt(scenario: Scenario, lengths: Sequence[int], count: int) -> str | None:
+    settings = Evaluate(lengths=tuple(lengths), problems=count, rollout_max=0, replay=0)
+    points = [Point(length, "random", 0, count) for length in lengths]
+    looked = 0
+    for seed in range(MISSPELT):
+        model = Misspelling(scenario, error_rate=1.0, error_seed=seed)
+        for point, rows in evaluate(model, scenario, points, settings, {}):
+            drawn = {problem.key: problem for problem in problems(scenario.task, "evaluation", point.length, count)}
+            for row in rows:
+                error = model.planted(drawn[row["problem"]])
+                planted = (error.position, scenario.vocabulary.tokens[error.token]) if error else None
+                if row["exact"] or (row["divergence"], row["got"]) != planted:
+                    return f"length {point.length}: planted {planted}, found {row['divergence']} in {row['question']!r}"
+            looked += len(rows)
+        if looked >= MISSPELT:
+            break
     return None
 
 

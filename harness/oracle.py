@@ -162,3 +162,16 @@ class ScriptedModel(nn.Module):
         if kind == "past_budget":
             return others
         return [token for token in others if environment.allows(names.tokens[token]) != malformed]
+
+
+class Misspelling(ScriptedModel):
+    """Errs anywhere: one of its tokens, whichever, is any other token of the vocabulary."""
+
+    def planted(self, problem: Problem, oracle: Encoded | None = None) -> Planted | None:
+        rng = random.Random(f"{self.error_seed} {problem.key}")
+        if rng.random() >= self.error_rate:
+            return None
+        oracle = self.scenario.encoded(problem) if oracle is None else oracle
+        position = rng.choice([at for at, own in enumerate(oracle.own) if own])
+        token = rng.choice([token for token in range(len(self.scenario.vocabulary)) if token != oracle.ids[position]])
+        return Planted(position, token, "any")

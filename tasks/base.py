@@ -73,6 +73,9 @@ class Task(ABC):
     forms: ClassVar[tuple[str, ...]] = ("faithful",)
     """Trajectory forms; `faithful` is solved by `solve`, any other form `x` by `solve_x`."""
 
+    several_answers: ClassVar[bool] = False
+    """Other outputs than `Problem.answer` may be right, too."""
+
     tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Tool name -> the options the solver counts on."""
 

@@ -94,6 +94,7 @@ class Hanoi(Task):
         "cot": ("none",),
         "direct": ("none",),
     }
+    several_answers: ClassVar[bool] = True
     tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {"pointer": {"pointers": 1}}
 
     @property

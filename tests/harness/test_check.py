@@ -66,3 +66,25 @@ class UnknownToken(Addition):
 )
 def test_broken_tasks_are_named(task, promise):
     assert any(promise in found for found in wrong(task))
+
+
+class AnyOrder(Addition):
+    """Several answers are right: the digits in any order."""
+
+    several_answers = True
+
+    def check(self, problem, output):
+        return sorted(output) == sorted(problem.answer)
+
+
+class AnyOrderUnsaid(AnyOrder):
+    several_answers = False
+
+
+def test_a_task_may_have_several_right_answers_if_it_says_so():
+    said, unsaid = (
+        next(finding for finding in check(task, (2, 4), 8) if "checker" in finding.promise)
+        for task in (AnyOrder, AnyOrderUnsaid)
+    )
+    assert said.wrong is None
+    assert "passes as the answer of" in unsaid.wrong
