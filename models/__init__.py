@@ -10,5 +10,6 @@ ARCHITECTURES = {
     "gated_deltanet": "models.gated_deltanet:GatedDeltaNet",
     "rwkv7": "models.rwkv7:Rwkv7",
     "hybrid": "models.hybrid:Hybrid",
+    "rmt": "models.rmt:RecurrentMemoryTransformer",
     "lookup": "models.lookup:Lookup",
 }

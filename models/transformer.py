@@ -30,9 +30,9 @@ class TransformerOptions(Options):
 
 
 class ParallelBlock(Block):
-    """x + attention(norm(x)) + mlp(other norm(x)), as GPT-NeoX."""
+    """x + attention(norm(x)) + mlp(other norm(x)), as GPT-NeoX; the attention over everything, or a window."""
 
-    def __init__(self, options: TransformerOptions) -> None:
+    def __init__(self, options: TransformerOptions, window: int | None = None) -> None:
         super().__init__()
         width = options.d_model
         self.norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -42,6 +42,7 @@ class ParallelBlock(Block):
             options.layers,
             positions=options.positions,
             random_range=options.random_range,
+            window=window,
             rotary=0.25,
             bias=True,
         )

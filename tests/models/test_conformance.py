@@ -39,6 +39,10 @@ VARIANTS = {
     "lstm": ("lstm", {"d_model": 32, "layers": 2}),
     "gru": ("gru", {"d_model": 32, "layers": 2}),
     "hybrid": ("hybrid", HYBRID),
+    "rmt": ("rmt", {**ATTENTION, "segment": 7, "memory": 3}),
+    "rmt segment of one": ("rmt", {**ATTENTION, "segment": 1, "memory": 1}),
+    "rmt long segment": ("rmt", {**ATTENTION, "segment": 400, "memory": 2, "positions": "none"}),
+    "rmt alibi": ("rmt", {**ATTENTION, "segment": 16, "memory": 4, "positions": "alibi"}),
     "lookup": ("lookup", {}),
     "hybrid of all": ("hybrid", {**HYBRID, "pattern": ["mamba1", "attention", "sliding", "mamba2"]}),
 }

@@ -18,6 +18,7 @@ VARIANTS = [
     ("lstm", {}),
     ("gru", {}),
     ("hybrid", {}),
+    ("rmt", {"segment": 16}),
 ]
 
 
