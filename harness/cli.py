@@ -13,6 +13,8 @@ import typer
 from harness.bench.cli import app as bench_app
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from harness.grid import Grid
     from harness.store import Store
 
@@ -75,6 +77,7 @@ def run(
     from rich.console import Console
 
     from harness.driver import refuse_relative_store, run_grid
+    from harness.search import chosen
     from harness.tracking import Tracker
 
     refuse_relative_store(store)
@@ -82,6 +85,8 @@ def run(
     opened = _open(store, create=True)
     opened.write(f"grids/{loaded.file.name}/grid.yaml", loaded.text.encode())
     console = Console()
+    undecided = _searched(loaded, opened, address, console)
+    loaded = chosen(loaded, opened)
     tracker = Tracker(None, opened) if mlflow else None
     try:
         outcome = run_grid(loaded, opened, address=address, tracker=tracker, console=console)
@@ -97,9 +102,32 @@ def run(
     if outcome.stopped:
         console.print("stopped; the same command goes on where this one ended")
         sys.exit(INTERRUPTED)
-    if outcome.failed:
+    if outcome.failed or undecided:
         broken_input = any(reason.startswith("UserError") for reason in outcome.failed.values())
         sys.exit(USAGE if broken_input else FAILED)
+
+
+def _searched(grid: Grid, store: Store, address: str | None, console: Console) -> bool:
+    """Run the grid's search for recipes, if it has one; whether some are still open because trials were lost."""
+    from harness.driver import run_grid
+    from harness.search import settle, trials, undecided
+
+    if grid.file.search is None:
+        return False
+    tried = trials(grid, store)
+    if tried.cells:
+        console.print(f"search: {len(tried.cells)} trials, trained and validated before the cells of the grid")
+        outcome = run_grid(tried, store, address=address, console=console)
+        for cell, reason in outcome.failed.items():
+            console.print(f"failed trial: {cell}: {reason}", soft_wrap=True, markup=False)
+        if outcome.stopped:
+            console.print("stopped; the same command goes on where this one ended")
+            sys.exit(INTERRUPTED)
+    settle(grid, store)
+    open_ones = [choice.name for choice in undecided(grid, store)]
+    for name in open_ones:
+        console.print(f"search: {name}: trials were lost; run again to decide", soft_wrap=True, markup=False)
+    return bool(open_ones)
 
 
 @app.command()
@@ -129,8 +157,10 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Write it here instead of into the store.")] = None,
 ) -> None:
     """Write the report of what the store has of a grid."""
-    loaded = _load(grid, sets)
-    typer.echo(f"report: {_write_report(loaded, _open(store), out)}")
+    from harness.search import chosen
+
+    opened = _open(store)
+    typer.echo(f"report: {_write_report(chosen(_load(grid, sets), opened), opened, out)}")
 
 
 def _write_report(grid: Grid, store: Store, out: Path | None = None) -> str:
@@ -257,9 +287,11 @@ def mlflow_sync(
     uri: Annotated[str | None, typer.Option(help="MLflow server or database.", envvar="MLFLOW_TRACKING_URI")] = None,
 ) -> None:
     """Rebuild the MLflow runs of a grid from the store."""
+    from harness.search import chosen
     from harness.tracking import sync
 
-    typer.echo(sync(_load(grid, sets), _open(store), uri))
+    opened = _open(store)
+    typer.echo(sync(chosen(_load(grid, sets), opened), opened, uri))
 
 
 def _headline(kind: type) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config import Evaluate
 from harness.grid import Grid, Resolved, evaluation_id
 from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS
+from harness.search import account
 from harness.store import Store
 from harness.work import missing
 
@@ -29,6 +30,7 @@ def report_data(grid: Grid, store: Store) -> ReportData:
         "text": grid.text,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluate": grid.file.evaluate.model_dump(),
+        "search": account(grid, store),
     }
     return ReportData(
         grid=about,

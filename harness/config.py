@@ -155,6 +155,31 @@ class Override(Strict):
     """Keys of `evaluate` that are other ones for these cells: tasks differ in their lengths and stress sets."""
 
 
+class Search(Strict):
+    """Recipes to choose from before the grid's cells are trained: see `harness.search`."""
+
+    where: dict[str, Any] = {}
+    """The cells it is for, as in an override; left out, all."""
+    axes: Annotated[dict[str, list[Any]], Field(min_length=1)]
+    """Field of the recipe (`train.learning_rate`) -> its values; every architecture tries their product."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    """Seeds of the trials; none may be one of the grid's cells."""
+
+    @field_validator("axes")
+    @classmethod
+    def _of_the_recipe(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for axis, values in axes.items():
+            if axis not in _SEARCHED:
+                raise ValueError(f"{axis} is not searched; allowed: {', '.join(_SEARCHED)}")
+            if not values:
+                raise ValueError(f"axis {axis!r} is empty")
+        return axes
+
+
+_SEARCHED = tuple(f"train.{name}" for name in ("steps", "batch", "learning_rate", "weight_decay", "warmup", "clip"))
+"""What does not change the validation problems, so that trials are judged on the same."""
+
+
 class GridFile(Strict):
     """A grid file: axes that multiply out to cells, and what the cells are evaluated on."""
 
@@ -171,6 +196,8 @@ class GridFile(Strict):
     """Further cells, each on top of `base`."""
     overrides: list[Override] = []
     """Recipes and lengths for some of the cells, applied in order after the axes."""
+    search: Search | None = None
+    """A search for the recipe, whose winner takes the place of what else is said of it."""
     evaluate: Evaluate
     run: Run = Run()
 

@@ -71,7 +71,12 @@ def load(path: str, sets: Sequence[str] = ()) -> Grid:
         file = validate(GridFile, raw, str(path))
     if file.run.kernels:
         _check_kernels(file.run.kernels, str(path))
-    return expand(file, yaml.safe_dump(raw, sort_keys=False), str(path))
+    grid = expand(file, yaml.safe_dump(raw, sort_keys=False), str(path))
+    if file.search is not None:
+        from harness.search import check
+
+        check(grid)
+    return grid
 
 
 def _check_kernels(names: Mapping[str, str], where: str) -> None:

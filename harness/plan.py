@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from harness.collect import status_of
 from harness.config import Cell
 from harness.grid import Grid, Resolved
+from harness.search import Choice, chosen, unasked, undecided
 from harness.store import Store
 from harness.train import scenario_of
 from harness.work import Gap, Missing, missing
@@ -55,11 +56,11 @@ def estimate(cell: Resolved, grid: Grid, store: Store | None) -> Estimate:
         cell,
         todo,
         len(lengths),
-        model.cost(1).parameters,
+        _parameters(model),
         seen,
-        3 * seen * model.cost(int(tokens / 2)).flops,
+        3 * seen * _flops(model, int(tokens / 2)),
         sum(count * size for count, size in each),
-        sum(count * size * model.cost(int(size / 2)).flops for count, size in each),
+        sum(count * size * _flops(model, int(size / 2)) for count, size in each),
     )
 
 
@@ -69,6 +70,16 @@ def _on_paper(architecture: str, size: str, vocabulary: int, options: str) -> An
     from models.build import build
 
     return build(architecture, size, vocabulary, json.loads(options), device="meta")
+
+
+@cache
+def _parameters(model: Any) -> int:
+    return int(model.cost(1).parameters)
+
+
+@cache
+def _flops(model: Any, length: int) -> float:
+    return float(model.cost(length).flops)
 
 
 def training_tokens(config: Cell) -> float:
@@ -105,30 +116,61 @@ def _point_tokens(task: str, setting: str, tool: str, form: str, options: str, l
 
 
 def print_plan(grid: Grid, store: Store | None) -> None:
-    """Print what every cell still needs, and the sum."""
-    estimates = [estimate(cell, grid, store) for cell in grid.cells]
+    """Print what every cell still needs, and the sum; a search for recipes that is not over stands before it.
+
+    Cells whose recipe is still open are shown with the one in the grid file.
+    """
+    searches = undecided(grid, store)
+    still_open = {cell.id for choice in searches for cell in choice.cells}
+    cells = [*chosen(grid, store).cells, *(cell for cell in grid.cells if cell.id in still_open)]
+    tried = [_sum_of_trials(choice, grid, store) for choice in searches]
+    estimates = [estimate(cell, grid, store) for cell in cells]
     table = _table("cell", "id", "to do")
     for column in ("parameters", "train tokens", "FLOPs", "evaluate tokens", "FLOPs"):
         table.add_column(column, justify="right")
+    for choice, (left, parameters, seen, work) in zip(searches, tried):
+        todo = f"train {left} of {sum(map(len, choice.trials))} trials"
+        table.add_row(f"search: {choice.name}", choice.id, todo, short(parameters), short(seen), short(work), "0", "0")
     for item in estimates:
         numbers = (item.parameters, item.train_tokens, item.train_flops, item.evaluate_tokens, item.evaluate_flops)
-        left = f"{len(item.todo.points)}/{item.points} points"
-        todo = f"train, {left}" if item.todo.training else left if item.todo else "done"
+        points = f"{len(item.todo.points)}/{item.points} points"
+        todo = f"train, {points}" if item.todo.training else points if item.todo else "done"
         table.add_row(item.cell.name, item.cell.id, todo, *map(short, numbers))
     _print(table)
-    points = sum(len(item.todo.points) for item in estimates)
+    if searches:
+        left, _, seen, work = (sum(numbers) for numbers in zip(*tried))
+        print(
+            f"search: {left} trials to train: {short(seen)} tokens, {short(work)} FLOPs; "
+            f"until it has chosen, {len(still_open)} cells are shown with the recipe of the grid file"
+        )
+    todo_points = sum(len(item.todo.points) for item in estimates)
     training = sum(item.todo.training for item in estimates)
     tokens = sum(item.train_tokens + item.evaluate_tokens for item in estimates)
     flops = sum(item.train_flops + item.evaluate_flops for item in estimates)
     total = sum(item.points for item in estimates)
     print(
-        f"{training} of {len(estimates)} cells to train, {points} of {total} points to evaluate: "
+        f"{training} of {len(estimates)} cells to train, {todo_points} of {total} points to evaluate: "
         f"{short(tokens)} tokens, {short(flops)} FLOPs (rollouts of diverged problems come on top)"
     )
 
 
+def _sum_of_trials(choice: Choice, grid: Grid, store: Store | None) -> tuple[int, int, float, float]:
+    """Trials still to train, parameters of one, training tokens and FLOPs of all of them."""
+    nothing = replace(grid, file=grid.file.model_copy(update={"evaluate": unasked(grid)}), own={})
+    items = [estimate(trial, nothing, store) for own in choice.trials for trial in own]
+    left = sum(item.todo.training for item in items)
+    return left, items[0].parameters, sum(item.train_tokens for item in items), sum(item.train_flops for item in items)
+
+
 def print_status(grid: Grid, store: Store) -> None:
-    """Print where every cell stands."""
+    """Print where every cell stands, and every search for its recipe."""
+    for choice in undecided(grid, store):
+        trials = [trial for own in choice.trials for trial in own]
+        trained = sum(store.published(trial.id) is not None for trial in trials)
+        print(
+            f"search: {choice.name}: {trained} of {len(trials)} trials trained, {len(choice.cells)} cells wait for it"
+        )
+    grid = chosen(grid, store)
     attempts = store.attempts({cell.id for cell in grid.cells})
     table = _table("cell", "id", "status", "points", "attempts", "reason")
     counts: Counter[str] = Counter()
@@ -146,7 +188,7 @@ def print_status(grid: Grid, store: Store) -> None:
 
 def short(number: float) -> str:
     """Three digits and a suffix: 232k, 40.5T."""
-    for factor, suffix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for factor, suffix in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= factor:
             return f"{number / factor:.3g}{suffix}"
     return f"{number:.0f}"

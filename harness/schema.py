@@ -119,6 +119,7 @@ CELLS: Table = {
     "train_seconds": ("double", "wall-clock seconds of training, over all attempts that led to the checkpoint"),
     "padding": ("double", "share of the processed training tokens that were padding"),
     "validation_exact": ("double", "exact trajectories on validation problems at training lengths"),
+    "validation_loss": ("double", "mean loss of the model's own tokens along those, in nats; null if not finite"),
     "validation_problems": ("int64", "denominator of that share"),
     "fit": ("bool", "validation_exact >= 0.95: below, the cell is unfit and says nothing about extrapolation"),
     "train_device": ("string", ""),

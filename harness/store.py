@@ -9,6 +9,7 @@
     cells/ID/rows/POINT.parquet         result rows of one point, written whole or not at all
     cells/ID/logs/ATTEMPT.log           what the worker had to say
     ledger/ATTEMPT.start.json, ATTEMPT.end.json
+    searches/ID.json                    what a search for recipes chose, and among what: the first writer wins
     grids/NAME/                         grid file, report.html
 
 A file is either absent or whole, but for logs, which grow in a folder while their attempt runs.

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from harness.ahead import in_thread
+from harness.batches import split
 from harness.config import Cell, Train
+from harness.decide import autocast
 from harness.errors import Stopped
-from harness.step import AnyBatch, Stepper, determinism, stepper
+from harness.step import AnyBatch, Stepper, determinism, own_loss, stepper
 from harness.stream import Source, steps, tokens_by_task
 from harness.verify import verify
 from models.build import build
@@ -52,6 +54,9 @@ class Trained:
     model: Any
     progress: Progress
     validation_exact: float
+    """Share of exact trajectories on validation problems at training lengths."""
+    validation_loss: float
+    """Mean cross-entropy, in nats, of the tokens the model makes itself along them."""
     validation_problems: int
 
 
@@ -118,9 +123,9 @@ def train(
                     save(snapshot(model, optimiser, progress))
                     saved = time.perf_counter()
         taken.close()
-        exact, count = validate(model, scenario, cell)
+        exact, loss, count = validate(model, scenario, cell)
     progress.seconds = time.perf_counter() - began
-    return Trained(model, progress, exact, count)
+    return Trained(model, progress, exact, loss, count)
 
 
 def source_of(cell: Cell) -> Source:
@@ -185,12 +190,17 @@ def make_optimiser(model: Any, recipe: Train) -> torch.optim.Optimizer:
     )
 
 
-def validate(model: Any, scenario: Scenario, cell: Cell) -> tuple[float, int]:
-    """Share of exact trajectories on validation problems at training lengths, and their number."""
+@torch.inference_mode()
+def validate(model: Any, scenario: Scenario, cell: Cell) -> tuple[float, float, int]:
+    """Exact trajectories and loss on validation problems at training lengths, as in `Trained`, and their number."""
     model.eval()
     problems = validation_problems(scenario.task, cell.train.max_length, cell.train.validation)
     results = verify(model, scenario, problems, chunk=1024, precision=cell.precision)
-    return sum(result.divergence is None for result in results) / len(results), len(results)
+    exact = sum(result.divergence is None for result in results) / len(results)
+    batch, device = split([scenario.encoded(problem) for problem in problems]), next(model.parameters()).device
+    with autocast(device, cell.precision):
+        loss = sum(own_loss(model, part, device).item() for part in batch.parts) / batch.own
+    return exact, loss, len(results)
 
 
 def _log(progress: Progress, loss: float, rate: float, norm: float, report: Callable[[dict[str, Any]], None]) -> None:

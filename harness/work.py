@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import platform
 import subprocess
 import time
@@ -143,6 +144,7 @@ def publish(resolved: Resolved, trained: Trained, store: Store) -> None:
         "train_tokens_by_task": json.dumps(progress.tasks),
         "padding": progress.padded / max(1, progress.tokens + progress.padded),
         "validation_exact": trained.validation_exact,
+        "validation_loss": trained.validation_loss if math.isfinite(trained.validation_loss) else None,
         "validation_problems": trained.validation_problems,
         "fit": trained.validation_exact >= FIT,
         "train_device": device_name(model),

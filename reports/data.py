@@ -20,8 +20,8 @@ class ReportData:
     """
 
     grid: dict[str, Any]
-    """name, title, description, text (the grid file), when (UTC, ISO 8601), evaluate (its evaluation settings);
-    every key may be missing."""
+    """name, title, description, text (the grid file), when (UTC, ISO 8601), evaluate (its evaluation settings),
+    search (its choices of recipes, as `harness.search.account` gives them); every key may be missing."""
     cells: pl.DataFrame
     rows: pl.DataFrame
     curves: pl.DataFrame

@@ -16,6 +16,7 @@ from reports.failures import failures
 from reports.legend import legend
 from reports.markup import Markup, element, fragment
 from reports.provenance import run
+from reports.search import search
 from reports.summary import summary
 from reports.verdict import verdict
 from reports.view import View
@@ -47,6 +48,7 @@ def _body(view: View, title: str) -> Markup:
         curves(view),
         stress(view),
         summary(view),
+        search(view),
         failures(view),
         divergences(view),
         training(view),

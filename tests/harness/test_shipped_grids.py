@@ -1,11 +1,13 @@
 """Every grid that comes with Lengthwise: it expands, in both sizes, and `plan` says what it would take."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from harness import grid as grids
 from harness.plan import print_plan
+from harness.search import choices
 
 SHIPPED = sorted(path.stem for path in (Path(grids.__file__).parent / "grids").glob("*.yaml"))
 
@@ -22,7 +24,10 @@ def test_plan_prints_cells_points_parameters_tokens_and_flops(name, capsys):
         assert column in lines[0]
     points = sum(len(evaluate.lengths) * (1 + len(evaluate.stress)) for evaluate in map(grid.evaluate, grid.cells))
     assert f"{len(grid.cells)} of {len(grid.cells)} cells to train, {points} of {points} points" in total
-    assert all(cell.id in line for cell, line in zip(grid.cells, lines[1:], strict=True))
+    searches = [line for line in lines if line.startswith("search: ")]
+    assert len(searches) == (len(choices(grid)) + 1 if grid.file.search else 0)
+    listed = [line for line in lines[1:] if line not in searches]
+    assert all(cell.id in line for cell, line in zip(grid.cells, listed, strict=True))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -51,6 +56,10 @@ def test_the_tables_of_the_paper():
             assert max(grid.evaluate(cell).lengths) == longest[task]
             if task == "multiplication":
                 assert {"x1", "x2"} <= set(grid.evaluate(cell).stress)
+        search = grid.file.search
+        assert search is not None
+        assert math.prod(map(len, search.axes.values())) * len(search.seeds) == 96
+        assert choices(grids.load(name, ["size=tiny"])) == [], "a CPU is spared the search"
     for task in trained:
         assert {name for at, name in found if at == task} >= {"mamba1", "lstm", "gru", "transformer", "sliding"}
     assert ("addition", "hybrid") in found

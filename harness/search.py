@@ -1,0 +1,184 @@
+"""The search for a recipe: equal trials for every architecture, a winner by a rule fixed beforehand, fresh seeds after.
+
+A trial is an ordinary cell that is trained and validated but never evaluated. The cells of a grid that differ in their
+seeds alone share a choice: its candidates are the product of the search's axes, each tried with the search's own seeds.
+When all trials of a choice have ended, the winner is written into the store, once and for all; the grid's cells then
+take its values and are trained from their own seeds. Nothing of a problem longer than those of training is looked at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.config import Evaluate, Search
+from harness.errors import UserError
+from harness.grid import Grid, Resolved, digest, matches, merge, named, nested, resolve, wanted_values
+from harness.store import Store
+
+RULE = (
+    "the most exact trajectories on validation problems at training lengths (mean over the search's seeds, a failed "
+    "trial counts as none), then the least loss on them, then the fewest training FLOPs"
+)
+REVISION = 1
+"""Raised when the rule would choose another winner from the same trials."""
+_SEEDS = {"seed": 0, "data_seed": 0, "replicate": 0}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One recipe to be found."""
+
+    id: str
+    """Hash of its trials and of how they are judged."""
+    name: str
+    cells: list[Resolved]
+    """The cells it is for, their recipe still that of the grid file."""
+    candidates: list[dict[str, Any]]
+    """Field -> value."""
+    trials: list[list[Resolved]]
+    """Of each candidate, one for each seed of the search."""
+
+
+def choices(grid: Grid) -> list[Choice]:
+    """What a grid has to choose, in the order of its cells."""
+    search = grid.file.search
+    return [] if search is None else [_choice(cells, search, _where(grid)) for cells in _groups(grid, search)]
+
+
+def check(grid: Grid) -> None:
+    """Raise UserError for a search that cannot be."""
+    search, where = grid.file.search, _where(grid)
+    if search is None:
+        return
+    for cell in [cell for cells in _groups(grid, search) for cell in cells]:
+        if {cell.config.seed, cell.config.data_seed} & set(search.seeds):
+            raise UserError(f"{where}.seeds: {cell.config.seed} is a seed of the grid; winners need fresh ones")
+    for candidate in _candidates(search):
+        _with(grid.cells[0], candidate, where)
+
+
+def _where(grid: Grid) -> str:
+    return f"grid {grid.file.name}: search"
+
+
+def _candidates(search: Search) -> list[dict[str, Any]]:
+    return [dict(zip(search.axes, values)) for values in itertools.product(*search.axes.values())]
+
+
+def _groups(grid: Grid, search: Search) -> list[list[Resolved]]:
+    """The cells to search for, those together that differ in seeds alone (or in what is searched)."""
+    wanted, same = wanted_values(search.where, f"{_where(grid)}.where"), nested(_candidates(search)[0])
+    groups: dict[str, list[Resolved]] = {}
+    for cell in grid.cells:
+        config = cell.config.model_dump()
+        if matches(config, wanted, _where(grid)):
+            groups.setdefault(json.dumps(merge(merge(config, _SEEDS), same), sort_keys=True), []).append(cell)
+    return list(groups.values())
+
+
+def _choice(cells: list[Resolved], search: Search, where: str) -> Choice:
+    candidates = _candidates(search)
+    trials = [
+        [_with(cells[0], candidate, where, {"seed": seed, "data_seed": seed, "replicate": 0}) for seed in search.seeds]
+        for candidate in candidates
+    ]
+    ids = [[trial.id for trial in own] for own in trials]
+    judged = [REVISION, cells[0].config.train.validation]
+    return Choice(digest([ids, judged]), cells[0].name.rpartition(" ")[0], cells, candidates, trials)
+
+
+def _with(cell: Resolved, candidate: Mapping[str, Any], where: str, more: Mapping[str, Any] = {}) -> Resolved:
+    return resolve(merge(merge(cell.config.model_dump(), nested(candidate)), more), where)
+
+
+def trials(grid: Grid, store: Store | None) -> Grid:
+    """The trials of what is not chosen yet, as a grid whose cells are evaluated on nothing."""
+    cells = [trial for choice in undecided(grid, store) for own in choice.trials for trial in own]
+    return Grid(grid.file.model_copy(update={"evaluate": unasked(grid)}), grid.text, named(cells))
+
+
+def unasked(grid: Grid) -> Evaluate:
+    """The grid's evaluation without a single point."""
+    return grid.file.evaluate.model_copy(update={"lengths": (), "stress": ()})
+
+
+def undecided(grid: Grid, store: Store | None) -> list[Choice]:
+    """The choices that are still open."""
+    return [choice for choice in choices(grid) if store is None or decided(choice, store) is None]
+
+
+def settle(grid: Grid, store: Store) -> None:
+    """Choose what can be chosen: where every trial has been trained, or has failed for good."""
+    for choice in undecided(grid, store):
+        if (record := _judged(choice, store)) is not None:
+            store.create(_file(choice), json.dumps(record, indent=1).encode())
+
+
+def decided(choice: Choice, store: Store) -> dict[str, Any] | None:
+    """What was chosen and among what; None while it is open."""
+    return store.read_json(_file(choice), frozenset({"winner", "tried"}))
+
+
+def chosen(grid: Grid, store: Store | None) -> Grid:
+    """The grid with the winners' values in its cells; cells whose recipe is still open are left out."""
+    if grid.file.search is None:
+        return grid
+    settled: dict[str, Resolved | None] = {}
+    own = dict(grid.own)
+    for choice in choices(grid):
+        record = decided(choice, store) if store is not None else None
+        for cell in choice.cells:
+            winner = None if record is None else _with(cell, record["winner"], f"grid {grid.file.name}")
+            settled[cell.id] = winner
+            if winner is not None and cell.id in own:
+                own[winner.id] = own[cell.id]
+    cells = [settled.get(cell.id, cell) for cell in grid.cells]
+    return replace(grid, cells=named(list({cell.id: cell for cell in cells if cell is not None}.values())), own=own)
+
+
+def account(grid: Grid, store: Store) -> list[dict[str, Any]]:
+    """Of every choice: its name, and the record of what was chosen (None while it is open)."""
+    return [{"name": choice.name, "record": decided(choice, store)} for choice in choices(grid)]
+
+
+def _file(choice: Choice) -> str:
+    return f"searches/{choice.id}.json"
+
+
+def _judged(choice: Choice, store: Store) -> dict[str, Any] | None:
+    """The record of a choice; None while a trial is neither trained nor failed for good."""
+    attempts = store.attempts({trial.id for own in choice.trials for trial in own})
+    last = {attempt["cell"]: attempt["outcome"] for attempt in attempts}
+    tried = []
+    for candidate, own in zip(choice.candidates, choice.trials, strict=True):
+        published = {trial.id: store.published(trial.id) for trial in own}
+        if any(known is None and last.get(trial) != "failed" for trial, known in published.items()):
+            return None
+        tried.append({"recipe": candidate, "trials": list(published), **_merits(list(published.values()))})
+    winner = min(tried, key=_rank)
+    return {"name": choice.name, "rule": RULE, "winner": winner["recipe"], "tried": tried}
+
+
+def _merits(published: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """By what a candidate is judged. Losses and FLOPs are null where a trial failed."""
+    trained = [known for known in published if known is not None]
+    losses = [known.get("validation_loss") for known in trained]
+    known_losses = [loss for loss in losses if loss is not None]
+    complete = len(known_losses) == len(published)
+    return {
+        "exact": sum(known["validation_exact"] for known in trained) / len(published),
+        "loss": sum(known_losses) / len(published) if complete else None,
+        "flops": max((3 * known["train_tokens"] * known["flops_per_token"] for known in trained), default=None),
+        "failed": len(published) - len(trained),
+    }
+
+
+def _rank(merits: Mapping[str, Any]) -> tuple[float, float, float]:
+    """RULE as a key: the least is the best."""
+    loss, flops = (math.inf if merits[name] is None else merits[name] for name in ("loss", "flops"))
+    return -merits["exact"], loss, flops
