@@ -232,12 +232,16 @@ def check(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Check those that were not chosen, too; takes minutes.")
+    ] = False,
+) -> None:
     """Say what this machine offers, what runs for each operation and why, and check that against the references."""
     from harness.doctor import examine
 
     wrong = 0
-    for line in examine():
+    for line in examine(everything):
         typer.echo(f"{'WRONG' if line.wrong else 'ok   '} {line.subject:16} {line.says}")
         wrong += line.wrong
     if wrong:

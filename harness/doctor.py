@@ -35,8 +35,9 @@ class Line:
     wrong: bool = False
 
 
-def examine() -> Iterator[Line]:
-    """Look at this machine, line by line."""
+def examine(everything: bool = False) -> Iterator[Line]:
+    """Look at this machine, line by line; `everything`: also at implementations that work and were not chosen, of which
+    some try out many variants of themselves first, for minutes."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     yield Line("device", f"{name} ({device.type}), torch {torch.__version__}, Python {platform.python_version()}")
@@ -46,7 +47,7 @@ def examine() -> Iterator[Line]:
         chosen = choose.choice(operation, device.type)
         yield Line(operation, f"{chosen.name}: {chosen.why}")
         if operation in SAMPLES:
-            yield from _compared(operation, device)
+            yield from _compared(operation, device, None if everything else chosen.name)
 
 
 def _availability(distribution: str, symbol: str) -> str:
@@ -62,11 +63,13 @@ def _availability(distribution: str, symbol: str) -> str:
     return f"{version}, has {symbol}"
 
 
-def _compared(operation: str, device: torch.device) -> Iterator[Line]:
-    """Every implementation for this device that works, against the reference."""
+def _compared(operation: str, device: torch.device, only: str | None) -> Iterator[Line]:
+    """Every implementation for this device that works, or only one of them, against the reference."""
     reference = choose.load(choose.REFERENCES[operation])
     for candidate in choose.CANDIDATES.get(operation, ()):
-        if candidate.device != device.type or choose.works(candidate) is not None:
+        if candidate.device != device.type or only not in (None, candidate.name):
+            continue
+        if choose.works(candidate) is not None:
             continue
         function = choose.load(candidate.path)
         for dtype, allowed in TOLERANCE.items():

@@ -26,6 +26,8 @@ class BackboneState:
     """int64 [B]: tokens seen so far."""
     layers: list[Any]
     """The state of each block."""
+    even: int | None = None
+    """The position, on the host, where it is known that all rows share it: so a GPU need not be asked for it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Span:
     """With `offsets`: no sequence has more tokens."""
     appends: bool = False
     """The call may write into the caches it is given, beyond the tokens they hold (see `SequenceModel.append`)."""
+    even: int | None = None
+    """`start` on the host, where it is known that all rows share it."""
     shared: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
@@ -73,7 +77,7 @@ class Span:
     @cached_property
     def furthest(self) -> int:
         """The largest number of tokens any row has seen before."""
-        return 0 if self.fresh else int(self.start.max())
+        return int(self.start.max()) if self.even is None else self.even
 
     @cached_property
     def positions(self) -> Tensor:
@@ -81,7 +85,7 @@ class Span:
         if self.offsets is not None:
             return self.places[None]
         steps = torch.arange(self.width, device=self.start.device)
-        if self.fresh or bool((self.start == self.furthest).all()):
+        if self.even is not None or bool((self.start == self.furthest).all()):
             return steps[None] + self.furthest
         return self.start[:, None] + steps
 
@@ -170,7 +174,7 @@ class Backbone(SequenceModel):
     def initial_state(self, batch: int, device: torch.device | str | None = None) -> BackboneState:
         device = self.device if device is None else torch.device(device)
         position = torch.zeros(batch, dtype=torch.int64, device=device)
-        return BackboneState(position, [block.initial_state(batch, device) for block in self._blocks])
+        return BackboneState(position, [block.initial_state(batch, device) for block in self._blocks], even=0)
 
     def hidden(
         self, tokens: Tensor, state: BackboneState | None = None, lengths: Tensor | None = None
@@ -184,7 +188,7 @@ class Backbone(SequenceModel):
 
     def reserve(self, state: BackboneState, length: int) -> BackboneState:
         blocks = zip(self._blocks, state.layers, strict=True)
-        return BackboneState(state.position, [block.reserve(memory, length) for block, memory in blocks])
+        return BackboneState(state.position, [block.reserve(memory, length) for block, memory in blocks], state.even)
 
     def packed(self, tokens: Tensor, offsets: Tensor, longest: int) -> Tensor:
         span = Span(tokens.new_zeros(1), len(tokens), None, True, False, self.training, offsets, longest)
@@ -218,10 +222,12 @@ class Backbone(SequenceModel):
         appends: bool = False,
     ) -> tuple[Tensor, BackboneState]:
         start = tokens.new_zeros(len(tokens)) if state is None else state.position
-        span = Span(start, tokens.shape[1], lengths, state is None, in_place, self.training, appends=appends)
+        width, even = tokens.shape[1], 0 if state is None else state.even
+        span = Span(start, width, lengths, state is None, in_place, self.training, appends=appends, even=even)
         before = [None] * len(self.blocks) if state is None else state.layers
         features, after = self._through(tokens, before, span)
-        return features, BackboneState(start + span.counts, after)
+        ragged = lengths is not None
+        return features, BackboneState(start + span.counts, after, None if even is None or ragged else even + width)
 
     def _through(self, tokens: Tensor, before: list[Any], span: Span) -> tuple[Tensor, list[Any]]:
         after = []

@@ -33,7 +33,7 @@ def put(state: State, rows: Tensor, other: State) -> State:
 
     rows: int64 [R], without repetition; other: a state of R rows of the same model. Tensors of different sizes beyond
     the batch (attention caches of different capacities) are padded with zeros to the larger size; every architecture
-    here ignores what lies beyond a row's own length.
+    here ignores what lies beyond a row's own length. What is no tensor and differs between the two becomes None.
     """
     return _map(lambda mine, theirs: _put(mine, rows.to(mine.device), theirs), state, other)
 
@@ -72,7 +72,7 @@ def _padded(tensor: Tensor, size: list[int]) -> Tensor:
 
 
 def _map(function: Callable[..., Any], state: State, *others: State) -> State:
-    """Apply `function` to corresponding tensors; anything that is neither tensor nor container stays as in `state`."""
+    """Apply `function` to corresponding tensors; what is neither tensor nor container stays where all agree on it."""
     if isinstance(state, Tensor):
         return function(state, *others)
     if isinstance(state, dict):
@@ -84,7 +84,7 @@ def _map(function: Callable[..., Any], state: State, *others: State) -> State:
         names = [field.name for field in dataclasses.fields(state)]
         parts = [_map(function, getattr(state, name), *(getattr(o, name) for o in others)) for name in names]
         return dataclasses.replace(state, **dict(zip(names, parts, strict=True)))
-    return state
+    return state if all(other == state for other in others) else None
 
 
 __all__ = ["State", "clone", "leaves", "put", "state_bytes", "take"]

@@ -126,14 +126,19 @@ def differences(
     reference in float32, relative to the largest number of its tensor."""
     for sample in SAMPLES[operation](Draw(device, dtype)):
         got, got_gradients = _run(function, sample, torch.float32 if dtype == torch.float32 else None)
-        wanted, wanted_gradients = _run(reference, sample, torch.float32)
+        # A last state that carries no gradient is none to differentiate in the reference either.
+        through = [result.requires_grad for result in got]
+        wanted, wanted_gradients = _run(reference, sample, torch.float32, through)
         yield sample.about, _largest(got, wanted)
         if sample.differentiable:
             yield f"{sample.about}, gradients", _largest(got_gradients, wanted_gradients)
 
 
-def _run(function: Callable[..., Any], sample: Sample, dtype: torch.dtype | None) -> tuple[list[Tensor], list[Tensor]]:
-    """Results that mean something, and gradients with respect to all floating arguments. dtype: of the arguments."""
+def _run(
+    function: Callable[..., Any], sample: Sample, dtype: torch.dtype | None, through: list[bool] | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Results that mean something, and gradients with respect to all floating arguments. dtype: of the arguments;
+    through: the results that count for the gradients (None: those that have one)."""
 
     def prepared(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -151,7 +156,8 @@ def _run(function: Callable[..., Any], sample: Sample, dtype: torch.dtype | None
     generator = torch.Generator(y.device).manual_seed(1)
     weights = [torch.randn(r.shape, device=r.device, generator=generator) for r in results]
     inputs = [v for v in (*arguments, *named.values()) if isinstance(v, Tensor) and v.requires_grad]
-    loss = sum((r.float() * w).sum() for r, w in zip(results, weights, strict=True))
+    counted = through or [result.requires_grad for result in results]
+    loss = sum((r.float() * w).sum() for r, w, counts in zip(results, weights, counted, strict=True) if counts)
     return results, list(torch.autograd.grad(loss, inputs))  # type: ignore[arg-type]
 
 

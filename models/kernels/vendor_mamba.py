@@ -33,7 +33,7 @@ def gated_scan(
     offsets: Tensor | None = None,
     longest: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """As `models.kernels.selective_scan.gated_scan`, in float32."""
+    """As `models.kernels.selective_scan.gated_scan`, in float32; no gradient comes through the last state."""
     if offsets is not None:
         rows = [None if x is None else padded(x, offsets, longest) for x in (u, delta, B, C, gate)]
         y, last = gated_scan(rows[0], rows[1], A, rows[2], rows[3], D, bias, rows[4])  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def gated_scan(
     y, last = selective_scan_fn(inputs[0], inputs[1], A, inputs[2], inputs[3], return_last_state=True)
     y = y.transpose(1, 2)[:, extra:]
     y = y if D is None else y + D * u
-    return y if gate is None else y * silu(gate), last
+    return y if gate is None else y * silu(gate), last.detach()
 
 
 def _writing(state: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -97,3 +97,17 @@ def test_a_growing_cache_is_reserved_once_and_appended_in_place():
     trimmed = model.reserve(state, 25)
     assert {tensor.shape[2] for tensor in leaves(trimmed) if tensor.ndim == 4} == {25}
     assert state_bytes(trimmed) == 2 * (model.cost(25).state_bytes)
+
+
+@torch.inference_mode()
+def test_a_position_that_all_rows_share_is_known_on_the_host_until_they_do_not():
+    model = build("transformer", "tiny", 16, seed=0).eval()
+    tokens = torch.zeros(2, 5, dtype=torch.int64)
+    _, state = model.hidden(tokens)
+    _, state = model.step(tokens[:, 0], state)
+    assert state.even == take(state, torch.tensor([1])).even == 6
+    _, other = model.hidden(tokens[:1])
+    assert put(state, torch.tensor([0]), other).even is None
+    _, ragged = model.hidden(tokens, state, torch.tensor([3, 5]))
+    assert ragged.even is None
+    assert ragged.position.tolist() == [9, 11]
