@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def vendor_model(architecture: str, options: Any, vocabulary: int, device: torch
     layer = {"layer": LAYERS[architecture], "d_state": options.d_state, "expand": options.expand}
     if architecture == "mamba2":
         layer["headdim"] = options.head_size
+        layer["use_mem_eff_path"] = find_spec("causal_conv1d") is not None  # that path calls it unasked
     config = MambaConfig(
         d_model=options.d_model, n_layer=options.layers, vocab_size=vocabulary, ssm_cfg=layer, rms_norm=True
     )
