@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Cost, SequenceModel
-from models.kernels.choose import decide
+from models.kernels.choose import decide, forked_norm
+from models.kernels.decide import product_type
 from models.kernels.packing import places
 
 T = TypeVar("T")
@@ -129,10 +130,10 @@ class Block(nn.Module, ABC):
 class Residual(Block):
     """Pre-norm: x + mixer(norm(x))."""
 
-    def __init__(self, norm: nn.Module, mixer: Block) -> None:
+    def __init__(self, norm: nn.RMSNorm, mixer: Block) -> None:
         super().__init__()
         self.norm, self.mixer = norm, mixer
-        self.operations, self.steady = mixer.operations, mixer.steady
+        self.operations, self.steady = ("norm", *mixer.operations), mixer.steady
 
     def initial_state(self, batch: int, device: torch.device) -> Any:
         return self.mixer.initial_state(batch, device)
@@ -141,7 +142,9 @@ class Residual(Block):
         return self.mixer.reserve(state, length)
 
     def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
-        mixed, state = self.mixer(self.norm(x), state, span)
+        assert self.norm.eps is not None
+        x, normed = forked_norm(x, self.norm.weight, self.norm.eps, product_type(x))
+        mixed, state = self.mixer(normed, state, span)
         return x + mixed, state
 
     def flops(self, length: int) -> float:

@@ -26,6 +26,7 @@ REFERENCES = {
     "causal_conv": "models.kernels.causal_conv:causal_conv",
     "decide": "models.kernels.decide:decide",
     "gated_delta": "models.kernels.gated_delta:gated_delta",
+    "norm": "models.kernels.norm:forked_norm",
     "rnn": "torch.nn:RNNBase",
     "selective_scan": "models.kernels.selective_scan:gated_scan",
     "selective_step": "models.kernels.selective_scan:selective_step",
@@ -60,6 +61,10 @@ def _conv_example(device: torch.device) -> tuple[Any, ...]:
 
 def _decide_example(device: torch.device) -> tuple[Any, ...]:
     return torch.ones(3, 16, device=device), torch.ones(4, 16, device=device)
+
+
+def _norm_example(device: torch.device) -> tuple[Any, ...]:
+    return torch.ones(2, 16, device=device), torch.ones(16, device=device), 1e-5
 
 
 def _scan_example(device: torch.device) -> tuple[Any, ...]:
@@ -156,6 +161,11 @@ def causal_conv(x: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tenso
     return choice("causal_conv", x.device.type).function(x, *arguments, **named)
 
 
+def forked_norm(x: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """See `models.kernels.norm`."""
+    return choice("norm", x.device.type).function(x, *arguments, **named)
+
+
 def gated_scan(u: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
     """See `models.kernels.selective_scan`."""
     return choice("selective_scan", u.device.type).function(u, *arguments, **named)
@@ -195,6 +205,7 @@ __all__ = [
     "choice",
     "decide",
     "demand",
+    "forked_norm",
     "gated_delta",
     "gated_delta_step",
     "gated_scan",

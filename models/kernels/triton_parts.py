@@ -7,6 +7,7 @@ import os
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 """Kernels run on the CPU, in Triton's interpreter, which multiplies no bf16: see `dot`."""
@@ -21,3 +22,24 @@ def dot(a, b, sum):
         return tl.dot(a, b, sum, input_precision="tf32x3")
     else:
         return tl.dot(a, b, sum)
+
+
+def flat(x: Tensor) -> Tensor:
+    """x, [B, T, ..], with token t of row b (b T + t) x.stride(1) elements in, and its last entries side by side."""
+    even = x.stride(-1) == 1 and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1))
+    return x if even else x.contiguous()
+
+
+@triton.jit
+def bounds(sequence, offsets, lengths, width):
+    """A sequence's first token in a `flat` tensor (int64), and how many count: packed rows, or rows of `width`."""
+    if offsets is not None:
+        start = tl.load(offsets + sequence).to(tl.int64)
+        length = (tl.load(offsets + sequence + 1) - start).to(tl.int32)
+    else:
+        start = sequence.to(tl.int64) * width
+        if lengths is not None:  # noqa: SIM108
+            length = tl.load(lengths + sequence).to(tl.int32)
+        else:
+            length = width
+    return start, length
