@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from tasks.base import ANSWER, EOS, Role
 from tasks.trajectory import Piece
 from tools.base import Tool
+from tools.solver import SOLVE
 
 _THOUGHT, _COMMAND, _OBSERVATION, _OUTPUT = Role.THOUGHT, Role.COMMAND, Role.OBSERVATION, Role.OUTPUT
 _OBSERVED = bytes([Role.OBSERVATION])
@@ -155,3 +156,12 @@ class Agent:
         self._phases = {self._step: self._phases[self._step]}
         self._tokens, self._roles = self._tokens[size:], self._roles[size:]
         self._emit(piece)
+
+
+def copy_solution(agent: Agent) -> None:
+    """Solve by one call of the tool `solver`, its answer copied as the output (setting single_turn)."""
+    agent.step("call")
+    answer = agent.command(SOLVE)[:-1]
+    agent.step("copy")
+    agent.answer()
+    agent.output(*answer)

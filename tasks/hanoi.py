@@ -9,7 +9,7 @@ from itertools import cycle
 from math import comb, inf
 from typing import ClassVar
 
-from tasks.agent import Agent
+from tasks.agent import Agent, copy_solution
 from tasks.base import Problem, Sampler, Task
 
 MOST_DISKS = 16
@@ -91,11 +91,15 @@ class Hanoi(Task):
     prompt_end: ClassVar[str] = STOP
     settings: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "interactive": ("pointer",),
+        "single_turn": ("solver",),
         "cot": ("none",),
         "direct": ("none",),
     }
     several_answers: ClassVar[bool] = True
-    tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {"pointer": {"pointers": 1}}
+    tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "pointer": {"pointers": 1},
+        "solver": {"answer": lambda prompt: Hanoi().parse(prompt).answer},
+    }
 
     @property
     def stress(self) -> Mapping[str, Sampler]:
@@ -156,6 +160,9 @@ class Hanoi(Task):
             if not tops["A"] and not tops["B"]:
                 return
             _advance(agent)
+
+    def call(self, problem: Problem, agent: Agent) -> None:
+        copy_solution(agent)
 
     def check(self, problem: Problem, output: Sequence[str]) -> bool:
         rods, width = start_rods(problem), problem.length + 11

@@ -62,7 +62,10 @@ class HanoiRecursive(Hanoi):
     revision: ClassVar[int] = 1
     tokens: ClassVar[tuple[str, ...]] = ("^", *RODS, CLOSE, STOP, _LIST, *DISKS)
     forms: ClassVar[tuple[str, ...]] = ("faithful", "localised")
-    tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {"pointer": {"pointers": 2}}
+    tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "pointer": {"pointers": 2},
+        "solver": {"answer": lambda prompt: HanoiRecursive().parse(prompt).answer},
+    }
 
     def solve(self, problem: Problem, agent: Agent) -> None:
         _solve(agent, _copy)

@@ -10,7 +10,7 @@ from math import perm
 from typing import ClassVar
 
 from tasks import circuit
-from tasks.agent import Agent
+from tasks.agent import Agent, copy_solution
 from tasks.base import Problem, Sampler, Task
 from tasks.circuit import CONSTANTS, INPUTS, LABEL, WIDTH, Circuit, Words, replace, variables
 from tools.base import Tool
@@ -100,10 +100,14 @@ class LogicalGraph(Task):
     prompt_end: ClassVar[str] = ")"
     settings: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "interactive": ("search",),
+        "single_turn": ("solver",),
         "cot": ("none",),
         "direct": ("none",),
     }
     forms: ClassVar[tuple[str, ...]] = ("faithful", "localised")
+    tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "solver": {"answer": lambda prompt: LogicalGraph().parse(prompt).answer}
+    }
 
     @property
     def stress(self) -> Mapping[str, Sampler]:
@@ -185,6 +189,9 @@ class LogicalGraph(Task):
             agent.step("visit")
             expression = _ask(agent, node, _IS)
         _finish(agent, expression)
+
+    def call(self, problem: Problem, agent: Agent) -> None:
+        copy_solution(agent)
 
     def check(self, problem: Problem, output: Sequence[str]) -> bool:
         return list(output) == [str(circuit.run(source(problem.prompt)))]

@@ -4,6 +4,7 @@ TOOLS = {
     "none": "tools.none:NoTool",
     "pointer": "tools.pointer:PointerMemory",
     "calculator": "tools.calculator:Calculator",
+    "solver": "tools.solver:Solver",
     "tape": "tools.tape:Tape",
     "search": "tools.search:SearchMemory",
 }

@@ -111,7 +111,7 @@ def scenarios(settings):
 
 
 @pytest.mark.parametrize(
-    "scenario", scenarios(("interactive", "cot")), ids=lambda s: f"{s.task.name}-{s.setting}-{s.form}"
+    "scenario", scenarios(("interactive", "single_turn", "cot")), ids=lambda s: f"{s.task.name}-{s.setting}-{s.form}"
 )
 def test_every_task_through_the_evaluation_path(scenario):
     for length in (1, 5):

@@ -9,6 +9,7 @@ import pytest
 
 import tasks.hanoi
 import tasks.hanoi_recursive
+from harness.trace import notation
 from tasks.base import Problem, Role, Task
 from tasks.hanoi import MOST_DISKS, SIZES, Hanoi
 from tasks.hanoi_recursive import HanoiRecursive
@@ -352,7 +353,15 @@ def test_recursive_solver_needs_a_second_pointer_and_the_iterative_one_does_not(
     assert commands <= set(RECURSIVE.vocabulary.tokens)
 
 
-@pytest.mark.parametrize("setting", ["single_turn", "direct_reversed"])
-def test_settings_that_make_no_sense_are_refused(setting: str) -> None:
+def test_a_setting_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="setting"):
-        Scenario(Hanoi, setting)
+        Scenario(Hanoi, "direct_reversed")
+
+
+def test_single_turn_has_the_question_solved_and_copies() -> None:
+    for task, answer in (("hanoi", "(4) A C $ A | B | C (4) | $"), ("hanoi_recursive", "(4) A C $")):
+        scenario = Scenario(task, "single_turn")
+        trajectory = scenario.record(scenario.task.problem([4]))
+        given = " ".join(f"<{token}>" for token in answer.split())
+        assert notation(trajectory).split(maxsplit=9)[-1] == f"[SOLVE] {given} <[END]> [ANS] {answer} [EOS]"
+        assert trajectory.calls == 1

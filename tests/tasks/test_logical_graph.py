@@ -235,3 +235,9 @@ def test_a_thousand_nodes_stream_through_every_form(form: str, which: str) -> No
     *_, mark, answer, end = FORMS[form].vocabulary.decode([*pieces[-2].ids[-3:], *pieces[-1].ids])
     assert (mark, answer, end) == ("[ANS]", *problem.answer, "[EOS]")
     assert GRAPH.check(problem, [answer])
+
+
+def test_single_turn_has_the_question_solved_and_copies() -> None:
+    problem = GRAPH.problem(["0471 = not 0002", "0002 = False"], "0471")
+    trajectory = notation(Scenario(GRAPH, "single_turn").record(problem))
+    assert trajectory.endswith("<)> [SOLVE] <True> <[END]> [ANS] True [EOS]")
