@@ -46,6 +46,7 @@ class GatedDeltaMixer(Block):
     """in_proj, causal convolution over q, k and v, gated delta rule, gated norm of each head, out_proj."""
 
     operations = ("causal_conv", "gated_delta")
+    steady = True
 
     def __init__(self, d_model: int, heads: int, head_size: int, expand: int, d_conv: int) -> None:
         super().__init__()

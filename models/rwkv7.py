@@ -64,6 +64,7 @@ class TimeMix(Block):
     """
 
     operations = ("wkv7",)
+    steady = True
 
     def __init__(self, d_model: int, head_size: int, layer: int, depth: int) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class Rwkv7Block(Block):
         self.time_norm, self.channel_norm = nn.LayerNorm(width, eps=NORM_EPS), nn.LayerNorm(width, eps=NORM_EPS)
         self.time = TimeMix(width, options.head_size, layer, depth)
         self.channel = ChannelMix(width, options.mlp, layer, depth)
-        self.operations, self.width = self.time.operations, width
+        self.operations, self.steady, self.width = self.time.operations, self.time.steady, width
 
     def initial_state(self, batch: int, device: torch.device) -> Rwkv7State:
         mixed, memory = self.time.initial_state(batch, device)
@@ -190,7 +191,7 @@ class Rwkv7(Backbone):
     """
 
     sizes = {
-        "tiny": Rwkv7Options(d_model=96, layers=2, mlp=192, head_size=32),
+        "tiny": Rwkv7Options(d_model=64, layers=2, mlp=128, head_size=32),
         # The original's channel mix of 4 * 768 would make 181M parameters of 24 layers; this one 124M.
         "paper": Rwkv7Options(d_model=768, layers=24, mlp=1536),
     }

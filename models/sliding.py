@@ -42,7 +42,7 @@ class GatedBlock(Block):
         super().__init__()
         self.norm, self.mlp_norm = nn.RMSNorm(width, eps=NORM_EPS), nn.RMSNorm(width, eps=NORM_EPS)
         self.attention = attention
-        self.operations = attention.operations
+        self.operations, self.steady = attention.operations, attention.steady
         self.gate_up, self.down = nn.Linear(width, 2 * mlp, bias=False), nn.Linear(mlp, width, bias=False)
         small_init(self.gate_up)
         output_init(self.down, depth)

@@ -8,18 +8,62 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-
-def cut(tensor: Tensor, chunk: int) -> Tensor:
-    """[batch, T, heads, ..] -> [batch, chunks, heads, chunk, ..], padded with zeros at the end."""
-    missing = -tensor.shape[1] % chunk
-    if missing:
-        tensor = pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, missing))
-    return tensor.unflatten(1, (-1, chunk)).transpose(2, 3)
+from models.kernels.packing import places
 
 
-def joined(tensor: Tensor, length: int) -> Tensor:
-    """The inverse of `cut`: [batch, chunks, heads, chunk, ..] -> [batch, length, heads, ..]."""
-    return tensor.transpose(2, 3).flatten(1, 2)[:, :length]
+class Chunks:
+    """How a call's tokens are cut into chunks of the same size, the last of each sequence filled up with zeros.
+
+    With offsets, int32 [S + 1], the one row is S sequences (see `models.kernels.packing`) of at most `longest` tokens,
+    each in chunks of its own; how many there are is not known on the host, at most length // size + S.
+    """
+
+    def __init__(self, length: int, size: int, offsets: Tensor | None = None, longest: int = 0) -> None:
+        self.length, self.size = length, min(size, length if offsets is None else longest)
+        self.slots: Tensor | None = None
+        if offsets is None:
+            return
+        sequence, place = places(offsets, length)
+        counts = (offsets.diff().long() + self.size - 1) // self.size
+        ends = counts.cumsum(0)
+        first = ends - counts
+        self.total, most = length // self.size + len(counts), -(-longest // self.size)
+        # int64 [N]: where each token lies when all chunks are laid end to end.
+        self.slots = (first[sequence] + place // self.size) * self.size + place % self.size
+        # int64 [S, most]: the chunks of each sequence; beyond its last, some other one, whose result nobody reads.
+        numbers = torch.arange(max(self.total, most), device=offsets.device)
+        self.chunks = (first[:, None] + numbers[:most]).clamp(max=self.total - 1)
+        # int64 [total]: the seat of each chunk in that table; of chunks that hold nothing, any.
+        owner = torch.searchsorted(ends, numbers[: self.total], right=True).clamp(max=len(counts) - 1)
+        self.seats = owner * most + (numbers[: self.total] - first[owner]).clamp(max=most - 1)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """[batch, T, heads, ..] -> [batch, chunks, heads, size, ..]."""
+        if self.slots is not None:
+            row = x.new_zeros(self.total * self.size, *x.shape[2:]).index_copy(0, self.slots, x[0])[None]
+        else:
+            row = pad(x, (0, 0) * (x.ndim - 2) + (0, -self.length % self.size))
+        return row.unflatten(1, (-1, self.size)).transpose(2, 3)
+
+    def join(self, y: Tensor) -> Tensor:
+        """The inverse of `cut`."""
+        row = y.transpose(2, 3).flatten(1, 2)
+        return row[:, : self.length] if self.slots is None else row.index_select(1, self.slots)
+
+    def carry(self, transition: Tensor, added: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """S_(c+1) = transition_c S_c + added_c over the chunks of each sequence and head.
+
+        transition: [batch, chunks, heads, K, K]; added: [batch, chunks, heads, K, V]; state: [batch, heads, K, V], the
+        first S; None, as always with offsets: zeros. Returns the S before each chunk, [batch, chunks, heads, K, V],
+        and the one after the last (with offsets, nothing of use).
+        """
+        if self.slots is None:
+            state = torch.zeros_like(added[:, 0]) if state is None else state
+            return _Carry.apply(transition, added, state)
+        shape = self.chunks.shape
+        steps = (part[0].index_select(0, self.chunks.flatten()).unflatten(0, shape) for part in (transition, added))
+        starts, last = _Carry.apply(*steps, added.new_zeros(shape[0], *added.shape[2:]))
+        return starts.flatten(0, 1).index_select(0, self.seats)[None], last
 
 
 def solve(lower: Tensor, right: Tensor) -> Tensor:
@@ -28,15 +72,6 @@ def solve(lower: Tensor, right: Tensor) -> Tensor:
     lower: [.., n, n], of which only what lies below the diagonal is read; right: [.., n, m].
     """
     return _Solve.apply(lower, right)
-
-
-def carry(transition: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """S_(c+1) = transition_c S_c + added_c over the chunks of each head.
-
-    transition: [batch, chunks, heads, K, K]; added: [batch, chunks, heads, K, V]; state: [batch, heads, K, V], the
-    first S. Returns the S before each chunk, [batch, chunks, heads, K, V], and the one after the last.
-    """
-    return _Carry.apply(transition, added, state)
 
 
 class _Solve(torch.autograd.Function):

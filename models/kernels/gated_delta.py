@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.kernels.chunks import carry, cut, joined, solve
-from models.kernels.packing import flattened, padded
+from models.kernels.chunks import Chunks, solve
 
 CHUNK = 32
 
@@ -29,16 +28,10 @@ def gated_delta(
     state: [batch, heads, K, V], None for zeros. A token with decay 0 and beta 0 leaves the state as it is. Within a
     chunk the new values of its tokens solve a triangular system (section 3.3); between chunks a state is carried.
     Returns y [batch, T, heads, V] and the last state. With offsets, int32 [S + 1], the one row is S sequences (see
-    `models.kernels.packing`) from zero states, and the last states are theirs.
+    `models.kernels.packing`) from zero states, and no last state of use is returned.
     """
-    length = q.shape[1]
-    if offsets is not None:
-        q, k, v, decay, beta = (padded(x, offsets, longest) for x in (q, k, v, decay, beta))
-        y, last = gated_delta(q, k, v, decay, beta, None, chunk)
-        return flattened(y, offsets, length), last
-    if state is None:
-        state = q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3])
-    q, k, v, decay, beta = (cut(x, min(chunk, length)) for x in (q, k, v, decay, beta))
+    chunks = Chunks(q.shape[1], chunk, offsets, longest)
+    q, k, v, decay, beta = (chunks.cut(x) for x in (q, k, v, decay, beta))
     # Differences of running sums cancel; in float64 they are exact to float32's rounding.
     decay = decay.double().cumsum(-1)
     between = (decay[..., :, None] - decay[..., None, :]).to(q.dtype)
@@ -52,8 +45,8 @@ def gated_delta(
     new, old = (between * scores @ written).split([size, k.shape[-1]], -1)
     added, lost = ((to_end * k).transpose(-1, -2) @ written).split([size, k.shape[-1]], -1)
     transition = so_far[..., -1:, :] * torch.eye(k.shape[-1], dtype=k.dtype, device=k.device) - lost
-    starts, state = carry(transition, added, state)
-    return joined(new + (so_far * q - old) @ starts, length), state
+    starts, state = chunks.carry(transition, added, state)
+    return chunks.join(new + (so_far * q - old) @ starts), state
 
 
 def gated_delta_step(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.kernels.chunks import carry, cut, joined, solve
-from models.kernels.packing import flattened, padded
+from models.kernels.chunks import Chunks, solve
 
 STRONGEST = -0.6065306597126334
 """-exp(-1/2), the strongest decay of RWKV-7: over a chunk it stays far from the ends of float32."""
@@ -32,16 +31,10 @@ def wkv7(
     state: [batch, heads, K, V], None for zeros. A token with decay, rate and k of 0 leaves the state as it is. Tokens
     of a chunk (at most 64, so that no power of the decay overflows) are related by matrices and a triangular system,
     between chunks a state is carried. Returns y [batch, T, heads, V] and the last state. With offsets, int32 [S + 1],
-    the one row is S sequences (see `models.kernels.packing`) from zero states, and the last states are theirs.
+    the one row is S sequences (see `models.kernels.packing`) from zero states; no last state of use is returned.
     """
-    length = r.shape[1]
-    if offsets is not None:
-        r, decay, k, v, removed, rate = (padded(x, offsets, longest) for x in (r, decay, k, v, removed, rate))
-        y, last = wkv7(r, decay, k, v, removed, rate, None, chunk)
-        return flattened(y, offsets, length), last
-    if state is None:
-        state = r.new_zeros(r.shape[0], r.shape[2], r.shape[3], v.shape[3])
-    r, decay, k, v, removed, rate = (cut(x, min(chunk, length)) for x in (r, decay, k, v, removed, rate))
+    chunks = Chunks(r.shape[1], chunk, offsets, longest)
+    r, decay, k, v, removed, rate = (chunks.cut(x) for x in (r, decay, k, v, removed, rate))
     exact = decay.double().cumsum(-2)  # in float32 the running sums would lose digits that their powers show
     so_far, to_end = exact.to(r.dtype).exp(), (exact[..., -1:, :] - exact).to(r.dtype).exp()
     undo, before = (-exact).to(r.dtype).exp(), (exact - decay).to(r.dtype).exp()
@@ -56,8 +49,8 @@ def wkv7(
     lost, faded = ((to_end * taken).transpose(-1, -2) @ found).split([v.shape[-1], k.shape[-1]], -1)
     added = (to_end * k).transpose(-1, -2) @ v - lost
     transition = so_far[..., -1, :, None] * torch.eye(k.shape[-1], dtype=k.dtype, device=k.device) - faded
-    starts, state = carry(transition, added, state)
-    return joined(r_k.tril() @ v - new + (r - old) @ starts, length), state
+    starts, state = chunks.carry(transition, added, state)
+    return chunks.join(r_k.tril() @ v - new + (r - old) @ starts), state
 
 
 def wkv7_step(

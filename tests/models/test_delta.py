@@ -1,10 +1,12 @@
 """The gated delta rule and RWKV-7's recurrence against their definitions, token by token in float64, and gradients."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from models.kernels.chunks import carry, solve
+from models.kernels.chunks import Chunks, solve
 from models.kernels.gated_delta import gated_delta, gated_delta_step
 from models.kernels.wkv7 import STRONGEST, wkv7, wkv7_step
 
@@ -88,14 +90,19 @@ def test_gradients(rule):
 
 
 @both
-def test_packed_sequences_are_each_alone(rule):
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+@pytest.mark.parametrize("bounds", [[0, 5, 5, 6, 12], [0, 12], [0, 4, 8, 12, 12], [0, 0, 7, 12]])
+def test_packed_sequences_are_each_alone(rule, bounds, chunk):
     run, _, _, inputs = RULES[rule]
-    given = inputs(batch=1, length=12)[:-1]
-    offsets = torch.tensor([0, 5, 5, 6, 12], dtype=torch.int32)
-    y, _ = run(*given, chunk=4, offsets=offsets, longest=7)
-    for begin, end in ((0, 5), (5, 6), (6, 12)):
-        alone, _ = run(*(tensor[:, begin:end] for tensor in given), chunk=4)
-        torch.testing.assert_close(y[:, begin:end], alone)
+    given = [tensor.requires_grad_() for tensor in inputs(batch=1, length=12)[:-1]]
+    spans = list(pairwise(bounds))
+    offsets, longest = torch.tensor(bounds, dtype=torch.int32), max(end - begin for begin, end in spans) + 1
+    packed, _ = run(*given, chunk=chunk, offsets=offsets, longest=longest)
+    alone = [run(*(x[:, begin:end] for x in given), chunk=chunk)[0] for begin, end in spans if end > begin]
+    torch.testing.assert_close(packed, torch.cat(alone, 1))
+    weights = torch.randn_like(packed)
+    mine, theirs = (torch.autograd.grad((y * weights).sum(), given) for y in (packed, torch.cat(alone, 1)))
+    torch.testing.assert_close(mine, theirs)
 
 
 @both
@@ -137,6 +144,7 @@ def test_solve_reads_only_below_the_diagonal():
 def test_carry_gives_the_state_before_each_chunk():
     transition, added = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64), torch.randn(2, 3, 2, 4, 5, dtype=torch.float64)
     state = torch.randn(2, 2, 4, 5, dtype=torch.float64)
+    carry = Chunks(length=12, size=4).carry
     starts, last = carry(transition, added, state)
     torch.testing.assert_close(starts[:, 0], state)
     torch.testing.assert_close(transition[:, 2] @ starts[:, 2] + added[:, 2], last)
