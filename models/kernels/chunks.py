@@ -10,6 +10,9 @@ from torch.nn.functional import pad
 
 from models.kernels.packing import places
 
+INVERTED = {"cuda"}
+"""Kinds of devices on which a triangular system is solved by inverting its matrix in matrix products."""
+
 
 class Chunks:
     """How a call's tokens are cut into chunks of the same size, the last of each sequence filled up with zeros.
@@ -77,7 +80,12 @@ def solve(lower: Tensor, right: Tensor) -> Tensor:
 class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, lower: Tensor, right: Tensor) -> Tensor:
-        solved = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
+        ctx.inverted = lower.device.type in INVERTED
+        if ctx.inverted:
+            lower = _unit_inverse(lower)
+            solved = lower @ right
+        else:
+            solved = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
         ctx.save_for_backward(lower, solved)
         return solved
 
@@ -85,8 +93,33 @@ class _Solve(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         lower, solved = ctx.saved_tensors
-        grad = torch.linalg.solve_triangular(lower.transpose(-1, -2), grad, upper=True, unitriangular=True)
+        turned = lower.transpose(-1, -2)
+        if ctx.inverted:
+            grad = turned @ grad
+        else:
+            grad = torch.linalg.solve_triangular(turned, grad, upper=True, unitriangular=True)
         return (grad @ solved.transpose(-1, -2)).neg_().tril_(-1), grad
+
+
+def _unit_inverse(lower: Tensor) -> Tensor:
+    """(I + lower)^-1: the inverses of two triangles on the diagonal give that of the triangle they are part of, from
+    single entries up. As exact as substitution, in a few matrix products. (The series of powers of `lower` is in
+    matrix products too, but its terms grow like binomials where keys repeat.)"""
+    size = lower.shape[-1]
+    whole = 1 << (size - 1).bit_length()
+    if whole > size:
+        lower = pad(lower, (0, whole - size, 0, whole - size))
+    inverse = lower.new_ones(*lower.shape[:-2], whole, 1, 1)
+    half = 1
+    while half < whole:
+        # What ties the second half of each block of 2 * half rows to its first half.
+        tied = lower.unflatten(-1, (-1, 2 * half)).unflatten(-3, (-1, 2 * half)).diagonal(dim1=-4, dim2=-2)
+        tied = tied.movedim(-1, -3)[..., half:, :half]
+        first, second = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
+        below = -(second @ tied @ first) if half > 1 else -tied
+        inverse = torch.cat([pad(first, (0, half)), torch.cat([below, second], -1)], -2)
+        half *= 2
+    return inverse[..., 0, :size, :size]
 
 
 class _Carry(torch.autograd.Function):

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from models.kernels.chunks import Chunks, solve
 
-CHUNK = 32
+CHUNK = {False: 32, True: 64}
+"""Tokens of a chunk on a CPU, and on a GPU."""
 
 
 def gated_delta(
@@ -17,7 +18,7 @@ def gated_delta(
     decay: Tensor,
     beta: Tensor,
     state: Tensor | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     offsets: Tensor | None = None,
     longest: int = 0,
 ) -> tuple[Tensor, Tensor]:
@@ -30,7 +31,7 @@ def gated_delta(
     Returns y [batch, T, heads, V] and the last state. With offsets, int32 [S + 1], the one row is S sequences (see
     `models.kernels.packing`) from zero states, and no last state of use is returned.
     """
-    chunks = Chunks(q.shape[1], chunk, offsets, longest)
+    chunks = Chunks(q.shape[1], chunk or CHUNK[q.device.type == "cuda"], offsets, longest)
     q, k, v, decay, beta = (chunks.cut(x) for x in (q, k, v, decay, beta))
     # Differences of running sums cancel; in float64 they are exact to float32's rounding.
     decay = decay.double().cumsum(-1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,36 @@ def _ssd(draw: Draw) -> Iterator[Sample]:
     yield Sample("packed", inputs(1), draw.packed)
 
 
+def _gated_delta(draw: Draw) -> Iterator[Sample]:
+    heads, keys, values = 2, 64, 128
+
+    def inputs(rows: int) -> tuple[Tensor, ...]:
+        q, k = (normalize(draw.normal(rows, WIDTH, heads, keys, wide=True), dim=-1) for _ in range(2))
+        v, beta = draw.normal(rows, WIDTH, heads, values, wide=True), draw.normal(rows, WIDTH, heads, wide=True)
+        return q, k, v, -4 * draw.steps(rows, WIDTH, heads), torch.sigmoid(beta)
+
+    yield from _trained_or_not(draw, inputs, draw.normal(ROWS, heads, keys, values, wide=True))
+
+
+def _wkv7(draw: Draw) -> Iterator[Sample]:
+    heads, size = 2, 64
+
+    def inputs(rows: int) -> tuple[Tensor, ...]:
+        r, k, v, removed, rate = (draw.normal(rows, WIDTH, heads, size, wide=True) for _ in range(5))
+        decay = -6 * draw.steps(rows, WIDTH, heads, size)
+        return r, decay, k, v, normalize(removed, dim=-1), torch.sigmoid(rate)
+
+    yield from _trained_or_not(draw, inputs, draw.normal(ROWS, heads, size, size, wide=True))
+
+
+def _trained_or_not(draw: Draw, inputs: Callable[[int], tuple[Tensor, ...]], state: Tensor) -> Iterator[Sample]:
+    """For operations that may run differently where no gradients are wanted."""
+    for differentiable, about in ((True, ""), (False, ", without gradients")):
+        yield Sample(f"from the start{about}", inputs(ROWS), {}, differentiable)
+        yield Sample(f"from a state{about}", inputs(ROWS), {"state": state}, differentiable)
+        yield Sample(f"packed{about}", inputs(1), draw.packed, differentiable)
+
+
 def _decide(draw: Draw) -> Iterator[Sample]:
     yield Sample("decisions", (draw.normal(ROWS, WIDTH, CHANNELS), draw.normal(24, CHANNELS, wide=True)), {}, False)
 
@@ -109,9 +140,11 @@ def _decide(draw: Draw) -> Iterator[Sample]:
 SAMPLES: dict[str, Callable[[Draw], Iterator[Sample]]] = {
     "causal_conv": _causal_conv,
     "decide": _decide,
+    "gated_delta": _gated_delta,
     "selective_scan": _selective_scan,
     "selective_step": _selective_step,
     "ssd": _ssd,
+    "wkv7": _wkv7,
 }
 
 

@@ -9,7 +9,8 @@ from models.kernels.chunks import Chunks, solve
 
 STRONGEST = -0.6065306597126334
 """-exp(-1/2), the strongest decay of RWKV-7: over a chunk it stays far from the ends of float32."""
-CHUNK = 32
+CHUNK = {False: 32, True: 64}
+"""Tokens of a chunk on a CPU, and on a GPU."""
 
 
 def wkv7(
@@ -20,7 +21,7 @@ def wkv7(
     removed: Tensor,
     rate: Tensor,
     state: Tensor | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     offsets: Tensor | None = None,
     longest: int = 0,
 ) -> tuple[Tensor, Tensor]:
@@ -33,7 +34,7 @@ def wkv7(
     between chunks a state is carried. Returns y [batch, T, heads, V] and the last state. With offsets, int32 [S + 1],
     the one row is S sequences (see `models.kernels.packing`) from zero states; no last state of use is returned.
     """
-    chunks = Chunks(r.shape[1], chunk, offsets, longest)
+    chunks = Chunks(r.shape[1], chunk or CHUNK[r.device.type == "cuda"], offsets, longest)
     r, decay, k, v, removed, rate = (chunks.cut(x) for x in (r, decay, k, v, removed, rate))
     exact = decay.double().cumsum(-2)  # in float32 the running sums would lose digits that their powers show
     so_far, to_end = exact.to(r.dtype).exp(), (exact[..., -1:, :] - exact).to(r.dtype).exp()

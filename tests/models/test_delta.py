@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from models.kernels import chunks as chunks_module
 from models.kernels.chunks import Chunks, solve
 from models.kernels.gated_delta import gated_delta, gated_delta_step
 from models.kernels.wkv7 import STRONGEST, wkv7, wkv7_step
@@ -116,9 +117,11 @@ def test_a_token_of_zeros_leaves_the_state(rule):
 
 
 @both
-def test_float32_keeps_its_digits(rule):
+@pytest.mark.parametrize("inverted", [set(), {"cpu"}])
+def test_float32_keeps_its_digits(monkeypatch, rule, inverted):
     """Under the strongest decay, and where all keys are the same one, for which powers of the triangular system grow
     like binomials."""
+    monkeypatch.setattr(chunks_module, "INVERTED", inverted)
     run, _, naive, inputs = RULES[rule]
     given = inputs(batch=1, length=130, heads=1, keys=8, values=8)
     if rule == "wkv7":
@@ -134,9 +137,12 @@ def test_float32_keeps_its_digits(rule):
     assert (got - exact)[:, 60:].abs().max() / exact[:, 60:].abs().max() < 2e-6
 
 
-def test_solve_reads_only_below_the_diagonal():
-    lower, right = torch.randn(2, 5, 5, dtype=torch.float64), torch.randn(2, 5, 3, dtype=torch.float64)
-    wanted = torch.linalg.inv(torch.eye(5) + lower.tril(-1)) @ right
+@pytest.mark.parametrize("inverted", [set(), {"cpu"}])
+@pytest.mark.parametrize("size", [1, 5, 8])
+def test_solve_reads_only_below_the_diagonal(monkeypatch, size, inverted):
+    monkeypatch.setattr(chunks_module, "INVERTED", inverted)
+    lower, right = torch.randn(2, size, size, dtype=torch.float64), torch.randn(2, size, 3, dtype=torch.float64)
+    wanted = torch.linalg.inv(torch.eye(size) + lower.tril(-1)) @ right
     torch.testing.assert_close(solve(lower, right), wanted)
     assert torch.autograd.gradcheck(solve, [lower.requires_grad_(), right.requires_grad_()])
 
