@@ -68,7 +68,7 @@ class GatedDeltaMixer(Block):
     def forward(self, x: Tensor, state: DeltaState | None, span: Span) -> tuple[Tensor, DeltaState | None]:
         x, gate, delta, beta = self.in_proj(x).split([self.convolved, self.values, self.heads, self.heads], dim=-1)
         x, conv = self.conv(x, None if state is None else state.conv, span)
-        q, k, v = silu(x).split([self.keys, self.keys, self.values], dim=-1)
+        q, k, v = x.float().split([self.keys, self.keys, self.values], dim=-1)
         q, k = (unit(part.unflatten(2, (self.heads, self.head_size))) for part in (q, k))
         q, v = q * self.head_size**-0.5, v.unflatten(2, (self.heads, self.value_size))
         decay = -torch.exp(self.A_log.float()) * softplus(delta.float() + self.dt_bias)
