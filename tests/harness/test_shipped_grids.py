@@ -8,6 +8,7 @@ import pytest
 from harness import grid as grids
 from harness.plan import print_plan
 from harness.search import choices
+from tasks.turing import MACHINES
 
 SHIPPED = sorted(path.stem for path in (Path(grids.__file__).parent / "grids").glob("*.yaml"))
 
@@ -72,3 +73,16 @@ def test_transformers_get_every_position_encoding_and_window(name):
     windows = {(model["window"], model["positions"]) for kind, model in options if kind == "sliding"}
     assert windows == {(window, encoding) for window in (32, 64, 128, 256, 512) for encoding in positions}
     assert {model["positions"] for kind, model in options if kind == "transformer"} == positions
+
+
+def test_recurrent_memory_has_two_segment_lengths_beside_hybrid_and_mamba():
+    for sets in ([], ["size=tiny"]):
+        cells = [cell.config for cell in grids.load("hybrid_rmt", sets).cells]
+        assert {cell.architecture for cell in cells} == {"mamba1", "hybrid", "rmt"}
+        assert {cell.model["segment"] for cell in cells if cell.architecture == "rmt"} == {32, 128}
+
+
+def test_every_machine_has_the_learner_of_the_theorem():
+    cells = [cell.config for cell in grids.load("turing").cells]
+    machines = {path.stem for path in MACHINES.glob("*.yaml")}
+    assert {cell.task for cell in cells if cell.architecture == "lookup"} == machines
