@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import polars as pl
@@ -67,6 +68,14 @@ def _validation(cell: dict[str, Any]) -> str:
     return f"{wording.percent(share, 1)} ({right}/{problems}) [{wording.span(float(low), float(high))}]"
 
 
+def _training(cell: dict[str, Any]) -> Markup:
+    """How long, and for a mixture the tokens of each task."""
+    tasks = json.loads(cell["train_tokens_by_task"] or "{}")
+    tokens = ", ".join(f"{name} {wording.short(count)}" for name, count in sorted(tasks.items()))
+    mixture = element("small", f"tokens: {tokens}") if len(tasks) > 1 else None
+    return fragment(wording.duration(cell["train_seconds"]), mixture)
+
+
 def _all(view: View) -> Markup:
     tried = dict(view.data.attempts.group_by("cell").len().iter_rows())
     body = [
@@ -78,7 +87,7 @@ def _all(view: View) -> Markup:
             _validation(cell),
             wording.NONE if cell["unfit"] else wording.reach(cell["reach_low"], cell["reach_high"], cell["longest"]),
             wording.whole(cell["problems"]),
-            wording.duration(cell["train_seconds"]),
+            _training(cell),
             wording.whole(tried.get(cell["cell"], 0)),
             element("code", (cell["checkpoint"] or wording.NONE)[:12]),
         ]

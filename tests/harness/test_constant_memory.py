@@ -33,7 +33,7 @@ print(tokens[1], tokens[2], peaks[2] - peaks[1])
     [("addition", 100, 1000), ("hanoi", 6, 9), ("retrieval", 30, 300), ("palindrome", 50, 200)],
 )
 def test_memory_does_not_grow_with_the_length(name, short, long):
-    """Trajectories five to fifteen times as long, whose tokens and logits would take 20 MB and more; the tool may remember what it has to."""
+    """Trajectories five to fifteen times as long, whose tokens and logits would take 20 MB and more."""
     command = [sys.executable, "-c", PROGRAM, name, str(short), str(long)]
     said = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True).stdout
     few, many, growth = map(int, said.split())

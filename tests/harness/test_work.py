@@ -237,3 +237,16 @@ def test_a_kernel_that_was_demanded_and_does_not_work_fails_the_cell(store):
     finally:
         choose.demand({})
     assert store.published(cell().id) is None
+
+
+def test_a_mixture_is_evaluated_on_its_own_task_with_the_vocabulary_of_all(store):
+    mixed = cell(task="increment", train={**TRAIN, "mixture": {"palindrome": 0.5}})
+    control = Evaluate(lengths=[1, 4], problems=3, mode="live", corrupt=0.5)
+    run_cell(mixed, EVALUATE.model_copy(update={"lengths": (1, 4)}), Run(), store, "a")
+    run_cell(mixed, control, Run(), store, "b")
+    published, rows = store.published(mixed.id), list(store.rows(mixed.id))
+    assert json.loads(published["train_tokens_by_task"]).keys() == {"increment", "palindrome"}
+    assert sum(json.loads(published["train_tokens_by_task"]).values()) == published["train_tokens"]
+    assert all(row["question"].split()[0] in "01" for row in rows)
+    assert {row["corrupt"] for row in rows} == {0.0, 0.5}
+    assert not missing(mixed, control, store)

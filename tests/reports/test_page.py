@@ -350,3 +350,11 @@ def test_a_report_on_corrupted_observations_says_so(demo):
     corrupted = replace(data, rows=data.rows.with_columns(corrupt=pl.lit(0.01)))
     assert "1.00% of the observed tokens were replaced" in render(corrupted)
     assert "observed tokens were replaced" not in render(data)
+
+
+def test_tokens_of_a_mixture_are_told_by_task(demo):
+    data = demo(problems=8)
+    mixed = data.cells.with_columns(train_tokens_by_task=pl.lit('{"multiplication": 1200, "addition": 300}'))
+    assert "tokens: addition 300, multiplication 1.20k" in render(replace(data, cells=mixed))
+    alone = data.cells.with_columns(train_tokens_by_task=pl.lit('{"multiplication": 1200}'))
+    assert "tokens: " not in render(replace(data, cells=alone))
