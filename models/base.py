@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from models.kernels.choose import choice
+from models.kernels.choose import stated
 from models.state import State
 
 
@@ -137,7 +137,7 @@ class SequenceModel(nn.Module, ABC):
 
     def kernels(self) -> dict[str, str]:
         """Operation -> the implementation chosen for it on the device the weights are on."""
-        return {operation: choice(operation, self.device.type).name for operation in self.operations}
+        return stated(self.operations, self.device.type)
 
     def parameter_count(self) -> int:
         """Trainable parameters; tied ones count once."""

@@ -6,20 +6,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, silu, softplus
 
 from models.backbone import Backbone, Block, Residual, Span, matrices
 from models.base import Options
-from models.kernels.choose import ssd, ssd_step
+from models.kernels import mamba2 as reference
+from models.kernels.choose import PARTS, mamba2
+from models.kernels.mamba2 import Weights, fits, mamba2_step
 from models.mamba1 import (
     NORM_EPS,
     CausalConv,
     MambaState,
     inverse_softplus_steps,
-    mamba_state,
     no_weight_decay,
     scale_output,
-    stopped,
 )
 
 
@@ -38,10 +37,13 @@ class Mamba2Options(Options):
     """Taps of the convolution over x, B and C."""
 
 
+FUSED = ("mamba2",)
+"""Operations of a mixer; of one whose shape fits no kernel, the parts of this."""
+
+
 class Mamba2Mixer(Block):
     """in_proj, causal convolution over x, B and C, SSD, gated norm, out_proj; B and C are shared by all heads."""
 
-    operations = ("causal_conv", "ssd")
     steady = True
 
     def __init__(
@@ -60,6 +62,7 @@ class Mamba2Mixer(Block):
         self.norm = nn.Parameter(torch.ones(self.inner))
         self.out_proj = nn.Linear(self.inner, d_model, bias=False)
         scale_output(self.out_proj, depth)
+        self.operations = FUSED if fits(d_conv, head_size, d_state) else PARTS["mamba2"]
         no_weight_decay(self.A_log, self.D, self.dt_bias)
 
     def initial_state(self, batch: int, device: torch.device) -> MambaState:
@@ -67,23 +70,16 @@ class Mamba2Mixer(Block):
         return MambaState(conv, torch.zeros(batch, self.heads, self.head_size, self.d_state, device=device))
 
     def forward(self, x: Tensor, state: MambaState | None, span: Span) -> tuple[Tensor, MambaState | None]:
-        gate, x, delta = self.in_proj(x).split([self.inner, self.convolved, self.heads], dim=-1)
-        before = None if state is None else state.ssm
-        x, conv = self.conv(x, None if state is None else state.conv, span)
-        x, B, C = x.float().split([self.inner, self.d_state, self.d_state], dim=-1)
-        x = x.unflatten(2, (self.heads, self.head_size))
-        delta = softplus(delta.float() + self.dt_bias)
-        A = -torch.exp(self.A_log.float())
-        # The SSD is matrix products, which autocast would round to bf16 together with the state they carry.
-        with torch.autocast(x.device.type, enabled=False):
-            if span.in_place and before is not None:
-                y, ssm = ssd_step(x[:, 0], delta[:, 0], A, B[:, 0], C[:, 0], before)
-                y = y[:, None]
-            else:
-                y, ssm = ssd(x, stopped(delta, span), A, B, C, before, offsets=span.offsets, longest=span.longest)
-        y = (y + self.D[:, None] * x).flatten(2)
-        y = rms_norm(y * silu(gate), (self.inner,), self.norm, NORM_EPS)
-        return self.out_proj(y), mamba_state(conv, ssm, span)
+        projected, conv = self.in_proj(x), self.conv
+        weights = Weights(conv.weight, conv.bias, self.dt_bias, self.A_log, self.D, self.norm, NORM_EPS)
+        before = None if state is None else (state.conv, state.ssm)
+        if span.in_place and before is not None:
+            y, last = mamba2_step(projected[:, 0], weights, before)
+            return self.out_proj(y[:, None]), MambaState(*last)
+        # What does not fit the fused operation is made of its parts.
+        run = mamba2 if self.operations == FUSED else reference.mamba2
+        y, after = run(projected, weights, before, span.lengths, span.offsets, span.longest)
+        return self.out_proj(y), None if after is None else MambaState(*after)
 
     def flops(self, length: int) -> float:
         scan = 5 * self.inner * self.d_state

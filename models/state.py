@@ -17,7 +17,7 @@ State = Any
 
 def clone(state: State) -> State:
     """A copy that shares no memory with `state`."""
-    return _map(Tensor.clone, state)
+    return mapped(Tensor.clone, state)
 
 
 def take(state: State, rows: Tensor) -> State:
@@ -25,7 +25,7 @@ def take(state: State, rows: Tensor) -> State:
 
     rows: int64 [R], each in 0..B-1.
     """
-    return _map(lambda tensor: tensor.index_select(0, rows.to(tensor.device)), state)
+    return mapped(lambda tensor: tensor.index_select(0, rows.to(tensor.device)), state)
 
 
 def put(state: State, rows: Tensor, other: State) -> State:
@@ -35,7 +35,7 @@ def put(state: State, rows: Tensor, other: State) -> State:
     the batch (attention caches of different capacities) are padded with zeros to the larger size; every architecture
     here ignores what lies beyond a row's own length. What is no tensor and differs between the two becomes None.
     """
-    return _map(lambda mine, theirs: _put(mine, rows.to(mine.device), theirs), state, other)
+    return mapped(lambda mine, theirs: _put(mine, rows.to(mine.device), theirs), state, other)
 
 
 def state_bytes(state: State) -> int:
@@ -71,20 +71,20 @@ def _padded(tensor: Tensor, size: list[int]) -> Tensor:
     return larger
 
 
-def _map(function: Callable[..., Any], state: State, *others: State) -> State:
+def mapped(function: Callable[..., Any], state: State, *others: State) -> State:
     """Apply `function` to corresponding tensors; what is neither tensor nor container stays where all agree on it."""
     if isinstance(state, Tensor):
         return function(state, *others)
     if isinstance(state, dict):
-        return {key: _map(function, value, *(other[key] for other in others)) for key, value in state.items()}
+        return {key: mapped(function, value, *(other[key] for other in others)) for key, value in state.items()}
     if isinstance(state, (list, tuple)):
-        parts = [_map(function, *values) for values in zip(state, *others, strict=True)]
+        parts = [mapped(function, *values) for values in zip(state, *others, strict=True)]
         return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
     if dataclasses.is_dataclass(state) and not isinstance(state, type):
         names = [field.name for field in dataclasses.fields(state)]
-        parts = [_map(function, getattr(state, name), *(getattr(o, name) for o in others)) for name in names]
+        parts = [mapped(function, getattr(state, name), *(getattr(o, name) for o in others)) for name in names]
         return dataclasses.replace(state, **dict(zip(names, parts, strict=True)))
     return state if all(other == state for other in others) else None
 
 
-__all__ = ["State", "clone", "leaves", "put", "state_bytes", "take"]
+__all__ = ["State", "clone", "leaves", "mapped", "put", "state_bytes", "take"]

@@ -7,7 +7,7 @@ which runs everywhere and is the truth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -27,6 +27,7 @@ REFERENCES = {
     "decide": "models.kernels.decide:decide",
     "gated_delta": "models.kernels.gated_delta:gated_delta",
     "norm": "models.kernels.norm:forked_norm",
+    "mamba2": "models.kernels.mamba2:mamba2",
     "rnn": "torch.nn:RNNBase",
     "selective_scan": "models.kernels.selective_scan:gated_scan",
     "selective_step": "models.kernels.selective_scan:selective_step",
@@ -67,6 +68,16 @@ def _norm_example(device: torch.device) -> tuple[Any, ...]:
     return torch.ones(2, 16, device=device), torch.ones(16, device=device), 1e-5
 
 
+def _mamba2_example(device: torch.device) -> tuple[Any, ...]:
+    """Sizes of the paper's heads and states, in bf16, trained on: compilation may fail in any of it."""
+    from models.kernels.mamba2 import Weights
+
+    inner, convolved, heads = (torch.ones(size, device=device) for size in (128, 384, 2))
+    weights = Weights(torch.ones(384, 4, device=device), convolved, heads, heads, heads, inner, 1e-5)
+    projected = torch.ones(1, 3, 514, device=device, dtype=torch.bfloat16, requires_grad=True)
+    return projected, weights, None, None, torch.tensor([0, 3], dtype=torch.int32, device=device), 3
+
+
 def _scan_example(device: torch.device) -> tuple[Any, ...]:
     u, A, B = torch.ones(1, 3, 16, device=device), -torch.ones(16, 4, device=device), torch.ones(1, 3, 4, device=device)
     return u, u, A, B, B
@@ -85,14 +96,21 @@ def _step_example(device: torch.device) -> tuple[Any, ...]:
 CANDIDATES: dict[str, tuple[Candidate, ...]] = {
     "causal_conv": (Candidate("triton", "models.kernels.triton_conv:causal_conv", _conv_example),),
     "decide": (Candidate("triton", "models.kernels.triton_decide:decide", _decide_example),),
+    "mamba2": (Candidate("triton", "models.kernels.triton_mamba2:mamba2", _mamba2_example),),
     "selective_scan": (
         Candidate("triton", "models.kernels.triton_scan:gated_scan", _scan_example),
         Candidate("mamba_ssm", "models.kernels.vendor_mamba:gated_scan", _scan_example),
     ),
     "selective_step": (Candidate("mamba_ssm", "models.kernels.vendor_mamba:selective_step", _step_example),),
-    "ssd": (Candidate("mamba_ssm", "models.kernels.vendor_mamba:ssd", _ssd_example),),
+    "ssd": (
+        Candidate("triton", "models.kernels.triton_ssd:ssd", _ssd_example),
+        Candidate("mamba_ssm", "models.kernels.vendor_mamba:ssd", _ssd_example),
+    ),
 }
 """Operation -> what may run instead of its reference, best first."""
+
+PARTS = {"mamba2": ("causal_conv", "ssd")}
+"""Operations whose reference is made of others: it is taken when one of those is demanded."""
 
 _DEMANDED: dict[str, str] = {}
 
@@ -125,7 +143,8 @@ def choice(operation: str, device: str) -> Choice:
     Raises ValueError when one that was demanded does not work here.
     """
     failures = []
-    wanted = _DEMANDED.get(operation)
+    taken_apart = any(part in _DEMANDED for part in PARTS.get(operation, ()))
+    wanted = _DEMANDED.get(operation, "torch" if taken_apart else None)
     for candidate in CANDIDATES.get(operation, ()):
         if candidate.device != device or wanted not in (None, candidate.name):
             continue
@@ -140,11 +159,24 @@ def choice(operation: str, device: str) -> Choice:
     return Choice("torch", why, load(REFERENCES[operation]))
 
 
+def stated(operations: Iterable[str], device: str) -> dict[str, str]:
+    """Operation -> the name of what runs for it, and for the parts of one that is taken apart."""
+    names = {operation: choice(operation, device).name for operation in operations}
+    parts = [part for operation, name in names.items() if name == "torch" for part in PARTS.get(operation, ())]
+    return names | {part: choice(part, device).name for part in parts}
+
+
 def works(candidate: Candidate) -> str | None:
-    """Import a candidate and make its tiny call; None if all is well, else what went wrong, in one line."""
+    """Import a candidate and make its tiny call; None if all is well, else what went wrong, in one line.
+
+    Backward too, if the example has something that requires a gradient.
+    """
+    device = torch.device(candidate.device)
     try:
-        with torch.no_grad(), torch.autocast(candidate.device, enabled=False):
-            load(candidate.path)(*candidate.example(torch.device(candidate.device)))
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            made = load(candidate.path)(*candidate.example(device))
+            if isinstance(made, tuple) and made[0].requires_grad:
+                made[0].sum().backward()
     except Exception as error:  # an optional package may fail in any way at all
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None
@@ -191,6 +223,11 @@ def gated_delta(q: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tenso
     return choice("gated_delta", q.device.type).function(q, *arguments, **named)
 
 
+def mamba2(projected: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Any]:
+    """See `models.kernels.mamba2`."""
+    return choice("mamba2", projected.device.type).function(projected, *arguments, **named)
+
+
 def wkv7(r: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
     """See `models.kernels.wkv7`."""
     return choice("wkv7", r.device.type).function(r, *arguments, **named)
@@ -198,6 +235,7 @@ def wkv7(r: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
 
 __all__ = [
     "CANDIDATES",
+    "PARTS",
     "REFERENCES",
     "attention",
     "causal_conv",
@@ -210,10 +248,12 @@ __all__ = [
     "gated_delta_step",
     "gated_scan",
     "load",
+    "mamba2",
     "packed_attention",
     "selective_step",
     "ssd",
     "ssd_step",
+    "stated",
     "wkv7",
     "wkv7_step",
     "works",

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from models.kernels.mamba2 import Weights
+from models.state import leaves, mapped
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -133,6 +136,22 @@ def _trained_or_not(draw: Draw, inputs: Callable[[int], tuple[Tensor, ...]], sta
         yield Sample(f"packed{about}", inputs(1), draw.packed, differentiable)
 
 
+def _mamba2(draw: Draw) -> Iterator[Sample]:
+    heads, size, entries = 4, 16, 32
+    inner, convolved = heads * size, heads * size + 2 * entries
+
+    def inputs(rows: int) -> tuple[Any, ...]:
+        per_head = draw.normal(heads, wide=True) - 3, torch.arange(1.0, heads + 1, device=draw.device).log()
+        taps = draw.normal(convolved, 4, wide=True), draw.normal(convolved, wide=True)
+        after = draw.normal(heads, wide=True), draw.normal(inner, wide=True)
+        return draw.normal(rows, WIDTH, inner + convolved + heads), Weights(*taps, *per_head, *after, 1e-5)
+
+    state = draw.normal(ROWS, 3, convolved, wide=True), draw.normal(ROWS, heads, size, entries, wide=True)
+    yield Sample("from the start", inputs(ROWS), {}, False)
+    yield Sample("from a state, ragged", inputs(ROWS), {"state": state, "lengths": draw.lengths}, False)
+    yield Sample("packed", inputs(1), draw.packed)
+
+
 def _decide(draw: Draw) -> Iterator[Sample]:
     yield Sample("decisions", (draw.normal(ROWS, WIDTH, CHANNELS), draw.normal(24, CHANNELS, wide=True)), {}, False)
 
@@ -141,6 +160,7 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Sample]]] = {
     "causal_conv": _causal_conv,
     "decide": _decide,
     "gated_delta": _gated_delta,
+    "mamba2": _mamba2,
     "selective_scan": _selective_scan,
     "selective_step": _selective_step,
     "ssd": _ssd,
@@ -173,22 +193,21 @@ def _run(
     """Results that mean something, and gradients with respect to all floating arguments. dtype: of the arguments;
     through: the results that count for the gradients (None: those that have one)."""
 
-    def prepared(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+    def prepared(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
             return value
         return value.detach().to(dtype or value.dtype, copy=True).requires_grad_(sample.differentiable)
 
-    arguments = [prepared(value) for value in sample.arguments]
-    named = {name: prepared(value) for name, value in sample.named.items()}
+    arguments, named = mapped(prepared, sample.arguments), mapped(prepared, sample.named)
     y, last = function(*arguments, **named)
     results = [y if sample.lengths is None else _counted(y, sample.lengths)]
     if not sample.packed:
-        results.append(last)
+        results.extend(leaves(last))
     if not sample.differentiable:
         return results, []
     generator = torch.Generator(y.device).manual_seed(1)
     weights = [torch.randn(r.shape, device=r.device, generator=generator) for r in results]
-    inputs = [v for v in (*arguments, *named.values()) if isinstance(v, Tensor) and v.requires_grad]
+    inputs = [v for v in leaves((arguments, named)) if v.requires_grad]
     counted = through or [result.requires_grad for result in results]
     loss = sum((r.float() * w).sum() for r, w, counts in zip(results, weights, counted, strict=True) if counts)
     return results, list(torch.autograd.grad(loss, inputs))  # type: ignore[arg-type]
