@@ -136,7 +136,7 @@ def test_fixed_state_models_cost_the_same_at_every_length(architecture):
     ("architecture", "operations"),
     [
         ("mamba1", {"norm", "causal_conv", "selective_scan", "selective_step"}),
-        ("mamba2", {"norm", "causal_conv", "ssd"}),
+        ("mamba2", {"norm", "mamba2", "causal_conv", "ssd"}),
         ("gated_deltanet", {"causal_conv", "gated_delta"}),
         ("rwkv7", {"wkv7"}),
         ("transformer", {"attention"}),
@@ -145,7 +145,7 @@ def test_fixed_state_models_cost_the_same_at_every_length(architecture):
         ("lstm", {"rnn"}),
         ("rmt", {"attention"}),
         ("lookup", set()),
-        ("hybrid", {"norm", "causal_conv", "ssd", "attention"}),
+        ("hybrid", {"norm", "mamba2", "causal_conv", "ssd", "attention"}),
     ],
 )
 def test_kernels_names_the_operations_a_model_uses(architecture, operations):
