@@ -113,6 +113,11 @@ CELLS: Table = {
     "parameters": ("int64", "trainable parameters"),
     "flops_per_token": ("double", "forward FLOPs of the next token after 1,000 tokens"),
     "state_bytes": ("int64", "bytes of state for one sequence after 1,000 tokens"),
+    "bound": (
+        "int64",
+        "smallest length at which a state of so many bits must fail (Theorem 2.1, `harness.bound`); null: none",
+    ),
+    "no_bound": ("string", "why there is no such length; null where there is"),
     "train_steps": ("int64", ""),
     "train_tokens": ("int64", "real tokens seen in training (padding left out)"),
     "train_tokens_by_task": ("string", "the same by task as JSON: more than one in a mixture"),

@@ -125,19 +125,24 @@ def _train(resolved: Resolved, run: Run, store: Store, notify: _Notifier, stop: 
 
 def publish(resolved: Resolved, trained: Trained, store: Store) -> None:
     """Make the weights the cell's own, unless another attempt was first."""
+    from harness.bound import bound
     from harness.train import FIT, scenario_of
 
+    scenario = scenario_of(resolved.config)
     cell, progress, model = f"cells/{resolved.id}", trained.progress, trained.model
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     checkpoint = content_hash(weights)
-    vocabulary = list(scenario_of(resolved.config).vocabulary.tokens)
+    vocabulary = list(scenario.vocabulary.tokens)
     store.create(f"{cell}/weights-{checkpoint}.pt", dump({"weights": weights, "vocabulary": vocabulary}))
     cost = model.cost(1000)
+    length, why = bound(scenario, model)
     summary = {
         "checkpoint": checkpoint,
         "parameters": cost.parameters,
         "flops_per_token": cost.flops,
         "state_bytes": cost.state_bytes,
+        "bound": length,
+        "no_bound": why,
         "train_steps": progress.step,
         "train_tokens": progress.tokens,
         "train_seconds": progress.seconds,

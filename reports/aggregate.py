@@ -116,6 +116,7 @@ def _costs() -> list[pl.Expr]:
         pl.col("longest_walk").max(),
         pl.col("work").mean(),
         pl.col("chance").mean(),
+        pl.col("pairs", "pairs_unseen").max(),
         pl.col("seconds").sum(),
         pl.col("rollout_tokens").sum(),
         pl.col("state_bytes").max(),

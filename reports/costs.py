@@ -60,7 +60,9 @@ def cost(view: View) -> Markup | None:
         return None
     text = (
         "Means over seeds. FLOPs of one token's forward pass and state bytes of one sequence, both after 1,000 tokens. "
-        "Evaluation seconds are wall-clock, shared evenly among the problems of a batch."
+        "Evaluation seconds are wall-clock, shared evenly among the problems of a batch. Must fail from: the smallest "
+        "length whose likeliest answers, one for each value that the state can have, are those of less than 95% of the "
+        "problems (Theorem 2.1 of Malach et al.), so that no weights solve it; models fail long before."
     )
     return section("cost", "Cost", note(text), *parts)
 
@@ -73,9 +75,25 @@ def _table(view: View, facet: Facet) -> Markup | None:
     for name, recipe, own in by_architecture(cells):
         means = own.select(pl.col(list(_COLUMNS)).mean()).row(0, named=True)
         shown = [say(means[column]) for column, (_, say) in _COLUMNS.items()]
-        body.append([architecture(view, name, recipe), *shown])
-    head = ["Architecture", *[title for title, _ in _COLUMNS.values()]]
+        body.append([architecture(view, name, recipe), *shown, _bound(own)])
+    head = ["Architecture", *[title for title, _ in _COLUMNS.values()], "Must fail from"]
     return fragment(heading(facet), table(head, body, "numbers"), _by_length(view, facet))
+
+
+def _bound(own: pl.DataFrame) -> str:
+    """The bound of Theorem 2.1, or why there is none."""
+    known = own.filter(pl.col("bound").is_not_null() | pl.col("no_bound").is_not_null())
+    if known.is_empty():
+        return wording.NONE
+    length, why = known.select("bound", "no_bound").row(0)
+    return wording.whole(length) if length is not None else str(why)
+
+
+def _unread(own: pl.DataFrame, lengths: list[int]) -> list[str]:
+    """For each length the most pairs that one problem lacks, and the most that one needs."""
+    most = own.group_by("length").agg(pl.col("pairs_unseen").max(), pl.col("pairs").max())
+    found = {length: f"{unseen} of {needed}" for length, unseen, needed in most.iter_rows() if needed is not None}
+    return [found.get(length, wording.NONE) for length in lengths]
 
 
 def _by_length(view: View, facet: Facet) -> Markup | None:
@@ -91,5 +109,7 @@ def _by_length(view: View, facet: Facet) -> Markup | None:
         seconds = dict(spent.iter_rows())
         times = [wording.duration(seconds.get(length)) for length in lengths]
         body.append([architecture(view, name, recipe), *times])
+        if own["pairs"].is_not_null().any():
+            body.append([f"(state, symbol) pairs {name} never read, of those needed", *_unread(own, lengths)])
     head = ["A problem of length", *[f"{length:,}" for length in lengths]]
     return folded("Work in a problem and seconds to evaluate it, by length", table(head, body, "numbers"))

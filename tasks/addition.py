@@ -9,7 +9,19 @@ from typing import ClassVar
 
 from tasks.agent import Agent
 from tasks.base import ANSWER, Problem, Sampler, Task
-from tasks.digits import add, calculate, is_number, is_sum, random_digits, random_number, seek, sparse_number, walk
+from tasks.digits import (
+    add,
+    calculate,
+    is_number,
+    is_sum,
+    numbers_bits,
+    random_digits,
+    random_number,
+    seek,
+    share,
+    sparse_number,
+    walk,
+)
 from tools.calculator import DIGITS
 
 _CARRIES = ("c0", "c1")
@@ -109,6 +121,10 @@ class Addition(Task):
     def chance(self, length: int) -> float:
         """The likeliest sum comes about once for every first operand."""
         return 1 / (10 if length == 1 else 9 * 10 ** (length - 1))
+
+    def covered(self, bits: float, length: int) -> float:
+        """Whatever the first operand is, only one second one gives a certain sum."""
+        return share(bits, numbers_bits(length))
 
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """27 and 8 tokens for each digit of the longer and the shorter operand, 33, and 15 for a last carry."""

@@ -139,6 +139,13 @@ class Task(ABC):
         """
         return None
 
+    def covered(self, bits: float, length: int) -> float | None:
+        """At most what share of the problems of `sample` at this length have one of the 2**bits likeliest answers.
+
+        It must not rise with the length. None: not known. See `harness.bound`.
+        """
+        return None
+
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int | None:
         """Tokens of the interactive trajectory in a form, question included, where that has a closed form."""
         return None

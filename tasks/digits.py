@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from math import log2
 
 from tasks.agent import Agent
 from tasks.base import Problem
@@ -68,6 +69,16 @@ def multiply(first: str, second: int) -> str:
         carry, limb = divmod(int(first[stop - LIMB : stop]) * second + carry, 10**LIMB)
         limbs.append(str(limb).zfill(LIMB))
     return (str(carry) + "".join(reversed(limbs))).lstrip("0") or "0"
+
+
+def numbers_bits(length: int) -> float:
+    """Binary logarithm of how many numbers of `length` digits `random_number` draws from."""
+    return log2(10) if length == 1 else log2(9) + (length - 1) * log2(10)
+
+
+def share(bits: float, outcomes_bits: float) -> float:
+    """2**bits outcomes of 2**outcomes_bits equally likely ones, as a share."""
+    return 2.0 ** min(0.0, bits - outcomes_bits)
 
 
 def is_number(digits: str) -> bool:

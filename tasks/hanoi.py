@@ -6,11 +6,12 @@ import random
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import cycle
-from math import comb, inf
+from math import comb, inf, log2
 from typing import ClassVar
 
 from tasks.agent import Agent, copy_solution
 from tasks.base import Problem, Sampler, Task
+from tasks.digits import share
 
 MOST_DISKS = 16
 """Their run has 7 million tokens, the answer a quarter of that, and each further disk doubles both."""
@@ -178,6 +179,10 @@ class Hanoi(Task):
     def chance(self, length: int) -> float:
         """Right for one set of disks."""
         return 1 / self.count(length)
+
+    def covered(self, bits: float, length: int) -> float:
+        """The disks decide the answer; there are no problems, and no more answers, beyond the most disks."""
+        return share(bits, log2(comb(len(SIZES), min(length, MOST_DISKS))))
 
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """4n + 44 tokens for each of the 2^n - 1 moves, 8n + 9 around them, 3n + 3 to get past the parity letters."""

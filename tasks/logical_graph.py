@@ -13,6 +13,7 @@ from tasks import circuit
 from tasks.agent import Agent, copy_solution
 from tasks.base import Problem, Sampler, Task
 from tasks.circuit import CONSTANTS, INPUTS, LABEL, WIDTH, Circuit, Words, replace, variables
+from tasks.digits import share
 from tools.base import Tool
 from tools.search import COMMAND, FIND, MORE, NEWLINE, RUN, VALUE, SearchMemory
 
@@ -220,6 +221,10 @@ class LogicalGraph(Task):
     def chance(self, length: int) -> float:
         """Exchanging True and False, `and` and `or` leaves the distribution of graphs as it is."""
         return 0.5
+
+    def covered(self, bits: float, length: int) -> float:
+        """There are two answers."""
+        return share(bits, 1.0)
 
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """Tokens of a form's trajectory with an unlimited tool.

@@ -20,6 +20,9 @@ CHECKERS: Mapping[str, Callable[[str], str]] = {
 }
 """What a machine computes, in plain Python: input -> answer."""
 
+INJECTIVE = frozenset({"increment", "twice"})
+"""Checkers that give different inputs different answers."""
+
 
 class Transition(NamedTuple):
     """What a machine does with a symbol in a state, in the tokens of the tape."""

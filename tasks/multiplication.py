@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from tasks.agent import Agent
 from tasks.base import ANSWER, Problem, Sampler, Task
-from tasks.digits import calculate, is_number, multiply, random_number, seek, sparse_number, walk
+from tasks.digits import calculate, is_number, multiply, numbers_bits, random_number, seek, share, sparse_number, walk
 from tools.calculator import DIGITS, to_int
 
 _CARRIES = tuple(f"c{carry}" for carry in range(10))
@@ -164,6 +164,10 @@ class Multiplication(Task):
         """The likeliest product is 0: a factor of one digit is 0 one time in ten."""
         second = 1 / (10 * self.second_digits)
         return second + (1 - second) / 10 if length == 1 else second
+
+    def covered(self, bits: float, length: int) -> float:
+        """Whatever the second factor is, only one first one gives a certain product, except for a factor 0."""
+        return min(1.0, 1 / (10 * self.second_digits) + share(bits, numbers_bits(length)))
 
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """Tokens of the interactive trajectory in this form.

@@ -9,12 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import log2
 from pathlib import Path
 from typing import ClassVar
 
 from tasks.agent import Agent
 from tasks.base import Problem, Sampler, Task
-from tasks.machine import Machine
+from tasks.digits import share
+from tasks.machine import INJECTIVE, Machine
 from tasks.machine_file import read_machine
 from tasks.problems import commonest
 from tasks.words import Words
@@ -109,6 +111,13 @@ class TuringMachine(Task):
     def chance(self, length: int) -> float | None:
         """Estimated, for answers of one symbol; None for words."""
         return commonest(self, length) if self.machine.answer == "symbol" else None
+
+    def covered(self, bits: float, length: int) -> float | None:
+        """Known for answers of one symbol, and for machines that give every input an answer of its own."""
+        if self.machine.answer == "symbol":
+            return share(bits, log2(len(self.machine.alphabet) + 1))
+        likeliest = self.machine.inputs.likeliest_bits(length) if self.machine.checker in INJECTIVE else None
+        return None if likeliest is None else share(bits, likeliest)
 
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int:
         """6 tokens a step of the machine, 4 for each symbol of the answer, and 2 or (for a word) 5 beside them."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
+from math import log2
 from typing import Protocol
 
 _ATOM = re.compile(r"\s*(\[[^\]\s]+\]|[^\s\[\]*+])([*+]?)")
@@ -74,6 +75,14 @@ class Pattern:
         sizes = (stop - start for start, stop in pairwise(cuts))
         parts = (rng.choices(symbols, k=next(sizes) if repeated else 1) for symbols, repeated in self.atoms)
         return "".join(symbol for part in parts for symbol in part)
+
+    def word_bits(self, length: int) -> float | None:
+        """Each word of this length is drawn once in 2**bits; None where several atoms repeat and words differ in it."""
+        repeating = sum(repeated for _, repeated in self.atoms)
+        if repeating > 1:
+            return None
+        shared = length - (len(self.atoms) - repeating)
+        return sum(log2(len(symbols)) * (shared if repeated else 1) for symbols, repeated in self.atoms)
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,13 @@ class Words:
         if not fitting:
             raise ValueError(f"no input of length {length}")
         return rng.choice(fitting).draw(rng, length)
+
+    def likeliest_bits(self, length: int) -> float | None:
+        """No word of this length is drawn more often than once in 2**bits; None where some rule does not say so."""
+        fitting = [rule for rule in self.rules if rule.fits(length)]
+        found = [rule.word_bits(length) if isinstance(rule, Pattern) else None for rule in fitting]
+        known = [bits for bits in found if bits is not None]
+        return min(known) if known and len(known) == len(found) else None
 
     @cached_property
     def symbols(self) -> frozenset[str]:
