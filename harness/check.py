@@ -11,7 +11,7 @@ from harness.config import Evaluate
 from harness.evaluate import Point, evaluate
 from harness.oracle import Misspelling, ScriptedModel
 from tasks.base import Problem, Role, Task
-from tasks.problems import exempt, problems, training_stream, validation_problems
+from tasks.problems import exempt, problems, split, training_stream, validation_problems
 from tasks.scenario import Scenario
 
 MUTATIONS = 1_000
@@ -38,6 +38,9 @@ def check(task: str | type[Task], lengths: Sequence[int], count: int) -> Iterato
     first = Scenario(task, _any_setting(task))
     drawn = [(length, problems(first.task, "evaluation", length, count)) for length in lengths]
     everything = [problem for _, some in drawn for problem in some]
+    for which in first.task.stress:
+        for length in lengths:
+            everything += problems(first.task, "evaluation", length, count, which)
     yield _kept("prompts parse, and end with the mark that ends them", lambda: _prompts(first.task, everything))
     yield _kept("the same seed draws the same problems, and different ones differ", lambda: _draws(first.task, lengths))
     yield _kept("training, validation and evaluation share no problem", lambda: _disjoint(first.task, lengths))
@@ -99,14 +102,20 @@ def _draws(task: Task, lengths: Sequence[int]) -> str | None:
 
 def _disjoint(task: Task, lengths: Sequence[int]) -> str | None:
     longest = max(lengths)
+    evaluated = [problems(task, "evaluation", length, SAMPLE) for length in lengths]
+    # A small space may have no problem of the evaluation's own, and then lends it all: see tasks.problems.
     purposes = (
         training_stream(task, longest, 0, 0)[:SAMPLE],
         validation_problems(task, longest, SAMPLE),
-        [problem for length in lengths for problem in problems(task, "evaluation", length, SAMPLE)],
+        [problem for some in evaluated if any(map(_own, some)) for problem in some],
     )
     keys = [{problem.key for problem in some if not exempt(task, problem)} for some in purposes]
     shared = keys[0] & keys[1] | keys[0] & keys[2] | keys[1] & keys[2]
     return f"{len(shared)} problems serve two purposes" if shared else None
+
+
+def _own(problem: Problem) -> bool:
+    return split(problem) == "evaluation"
 
 
 def _checker(task: Task, drawn: Sequence[Problem]) -> str | None:

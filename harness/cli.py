@@ -214,7 +214,7 @@ def check(
     lengths: Annotated[str, typer.Option(help="Lengths to look at, with commas.")] = "1,2,3,5",
     count: Annotated[int, typer.Option("--problems", min=1, help="Problems of each.")] = 8,
 ) -> None:
-    """Check that a task keeps its promises: oracle, checker, length formula, splits, vocabulary."""
+    """Check that a task keeps its promises: oracle, checker, errors located, stated lengths, splits, vocabulary."""
     from harness.check import check as look
     from harness.errors import UserError
 

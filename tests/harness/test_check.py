@@ -88,3 +88,9 @@ def test_a_task_may_have_several_right_answers_if_it_says_so():
     )
     assert said.wrong is None
     assert "passes as the answer of" in unsaid.wrong
+
+
+def test_a_space_too_small_for_a_split_is_no_broken_promise():
+    """None of the 27 inputs of three symbols falls to the evaluation, which then takes them all."""
+    findings = check("sort", (1, 2, 3), 4)
+    assert next(finding for finding in findings if "share no problem" in finding.promise).wrong is None
