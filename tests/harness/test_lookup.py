@@ -47,12 +47,13 @@ def test_exact_far_beyond_its_training_lengths(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_at_100_times_its_training_length(name):
-    model = train(cell_of(name)).model
-    [row] = rows_of(model, scenario_of(cell_of(name)), 100 * LONGEST, 1)
-    assert row["exact"]
-    assert row["answer_right"]
-    assert row["pairs_unseen"] == 0
-    print(name, row["tokens"])
+    model, scenario = train(cell_of(name)).model, scenario_of(cell_of(name))
+    for stress in ("random", *scenario.task.stress):
+        [row] = rows_of(model, scenario, 100 * LONGEST, 1, stress)
+        assert row["exact"]
+        assert row["answer_right"]
+        assert row["pairs_unseen"] == 0
+        print(name, stress, row["tokens"])
 
 
 def answers_or_ends(rows, scenario, length, count):
