@@ -97,6 +97,7 @@ CANDIDATES: dict[str, tuple[Candidate, ...]] = {
     "causal_conv": (Candidate("triton", "models.kernels.triton_conv:causal_conv", _conv_example),),
     "decide": (Candidate("triton", "models.kernels.triton_decide:decide", _decide_example),),
     "mamba2": (Candidate("triton", "models.kernels.triton_mamba2:mamba2", _mamba2_example),),
+    "norm": (Candidate("triton", "models.kernels.triton_norm:forked_norm", _norm_example),),
     "selective_scan": (
         Candidate("triton", "models.kernels.triton_scan:gated_scan", _scan_example),
         Candidate("mamba_ssm", "models.kernels.vendor_mamba:gated_scan", _scan_example),

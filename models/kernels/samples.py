@@ -156,11 +156,17 @@ def _decide(draw: Draw) -> Iterator[Sample]:
     yield Sample("decisions", (draw.normal(ROWS, WIDTH, CHANNELS), draw.normal(24, CHANNELS, wide=True)), {}, False)
 
 
+def _norm(draw: Draw) -> Iterator[Sample]:
+    stream = draw.normal(ROWS, WIDTH, CHANNELS, wide=True)
+    yield Sample("norm", (stream, draw.normal(CHANNELS, wide=True), 1e-5))
+
+
 SAMPLES: dict[str, Callable[[Draw], Iterator[Sample]]] = {
     "causal_conv": _causal_conv,
     "decide": _decide,
     "gated_delta": _gated_delta,
     "mamba2": _mamba2,
+    "norm": _norm,
     "selective_scan": _selective_scan,
     "selective_step": _selective_step,
     "ssd": _ssd,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.kernels.triton_parts import bounds, flat
 
-CHUNK = 8
+CHUNK = 4
 """Tokens whose loads are issued together, and between two states kept for the backward pass."""
 ELEMENTS_FORWARD, ELEMENTS_BACKWARD = 1024, 512
 """Elements of the states one program carries: what the registers of a warp hold, with all else."""
@@ -312,50 +312,57 @@ def _backward(
         first = (chunks - 1 - back) * CHUNK
         chunk = start // CHUNK + sequence + first // CHUNK
         h = tl.load(starts + (chunk * N + n3) * channels + c3, mask=both, other=0.0)
-        states, us, steps, raws = (h,), (), (), ()
+        us, steps, outs, gates, plains, Bs, Cs = (), (), (), (), (), (), ()
         for k in tl.static_range(CHUNK):
             t = start + first + k
             live = c < tl.where(first + k < length, channels, 0)
+            inside = n < tl.where(first + k < length, N, 0)
             us = us + (_row(u, t * u_stride + c, live),)
-            step, raw = _step(delta, t * delta_stride + c, shift, live)
-            steps, raws = steps + (step,), raws + (raw,)
+            step, _ = _step(delta, t * delta_stride + c, shift, live)
+            steps = steps + (step,)
+            Bs = Bs + (_row(B, t * B_stride + n, inside),)
+            Cs = Cs + (_row(C, t * C_stride + n, inside),)
+            if grad is not None:
+                outs = outs + (_row(grad, t * grad_stride + c, live),)
+                if gate is not None:
+                    gates = gates + (_row(gate, t * gate_stride + c, live),)
+                    plains = plains + (_row(plain, t * channels + c, live),)
+            else:
+                outs = outs + (tl.zeros((BLOCK,), dtype=tl.float32),)
+        states, ungated = (), ()
         for k in tl.static_range(CHUNK):
-            t = start + first + k
-            row = _row(B, t * B_stride + n, n < tl.where(first + k < length, N, 0))
-            h = tl.exp2(a * steps[k][None, :, None]) * h + row[:, None, :] * (steps[k] * us[k])[None, :, None]
-            states = states + (h,)
+            at = (start + first + k) * channels + c
+            live = c < tl.where(first + k < length, channels, 0)
+            inside = n < tl.where(first + k < length, N, 0)
+            out = outs[k]
+            if gate is not None:
+                if grad is not None:
+                    s = tl.sigmoid(gates[k])
+                    tl.store(grad_gate + at, out * plains[k] * s * (1 + gates[k] * (1 - s)), mask=live)
+                    out = out * gates[k] * s
+                else:
+                    tl.store(grad_gate + at, out, mask=live)
+            states, ungated = states + (h,), ungated + (out,)
+            h = tl.exp2(a * steps[k][None, :, None]) * h + Bs[k][:, None, :] * (steps[k] * us[k])[None, :, None]
+            place = (partial + start + first + k) * N + n
+            tl.store(grad_C + place, tl.sum(h * out[None, :, None], 1), mask=inside)
         for k in tl.static_range(CHUNK - 1, -1, -1):
             t = start + first + k
             live = c < tl.where(first + k < length, channels, 0)
             inside = n < tl.where(first + k < length, N, 0)
-            at = t * channels + c
-            here, step = us[k], steps[k]
-            if grad is not None:
-                out = _row(grad, t * grad_stride + c, live)
-                if gate is not None:
-                    z = _row(gate, t * gate_stride + c, live)
-                    s = tl.sigmoid(z)
-                    ungated = _row(plain, at, live)
-                    tl.store(grad_gate + at, out * ungated * s * (1 + z * (1 - s)), mask=live)
-                    out = out * z * s
-            else:
-                out = tl.zeros((BLOCK,), dtype=tl.float32)
-                if gate is not None:
-                    tl.store(grad_gate + at, out, mask=live)
-            row_B = _row(B, t * B_stride + n, inside)
-            row_C = _row(C, t * C_stride + n, inside)
-            g += row_C[:, None, :] * out[None, :, None]
-            place = (partial + t) * N + n
-            tl.store(grad_C + place, tl.sum(states[k + 1] * out[None, :, None], 1), mask=inside)
-            tl.store(grad_B + place, tl.sum(g * (step * here)[None, :, None], 1), mask=inside)
-            into = tl.sum(tl.sum(g * row_B[:, None, :], 2), 0)
+            # Read again, from the cache: kept, these and their copies in other threads would not fit in the registers.
+            here, out = _row(u, t * u_stride + c, live), ungated[k]
+            step, raw = _step(delta, t * delta_stride + c, shift, live)
+            g += Cs[k][:, None, :] * out[None, :, None]
+            tl.store(grad_B + (partial + t) * N + n, tl.sum(g * (step * here)[None, :, None], 1), mask=inside)
+            into = tl.sum(tl.sum(g * _row(B, t * B_stride + n, inside)[:, None, :], 2), 0)
             g = g * tl.exp2(a * step[None, :, None])
             through = g * states[k]
             sum_A += through * step[None, :, None]
             slope = into * here + tl.sum(tl.sum(through * a, 2), 0) * 0.6931471805599453  # a is A log2(e)
-            slope = slope * tl.sigmoid(raws[k])
-            tl.store(grad_u + at, into * step + skip * out, mask=live)
-            tl.store(grad_delta + at, slope, mask=live)
+            slope = slope * tl.sigmoid(raw)
+            tl.store(grad_u + t * channels + c, into * step + skip * out, mask=live)
+            tl.store(grad_delta + t * channels + c, slope, mask=live)
             sum_D += out * here
             sum_bias += tl.where(live, slope, 0.0)
     tl.store(grad_A + (sequence.to(tl.int64) * N + n3) * channels + c3, sum_A, mask=both)
