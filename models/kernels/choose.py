@@ -47,6 +47,8 @@ class Candidate:
     example: Callable[[torch.device], tuple[Any, ...]]
     """Arguments of the tiny call that must succeed before it is chosen."""
     device: str = "cuda"
+    offered: bool = True
+    """False: taken only when demanded."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ def _conv_example(device: torch.device) -> tuple[Any, ...]:
 
 def _decide_example(device: torch.device) -> tuple[Any, ...]:
     return torch.ones(3, 16, device=device), torch.ones(4, 16, device=device)
+
+
+def _delta_example(device: torch.device) -> tuple[Any, ...]:
+    key, v = torch.ones(1, 3, 1, 64, device=device), torch.ones(1, 3, 1, 128, device=device)
+    return 0.125 * key, 0.125 * key, v, -v[..., 0], v[..., 0]
 
 
 def _norm_example(device: torch.device) -> tuple[Any, ...]:
@@ -93,9 +100,18 @@ def _step_example(device: torch.device) -> tuple[Any, ...]:
     return u, u, A, B, B, torch.ones(1, 16, 4, device=device)
 
 
+def _wkv7_example(device: torch.device) -> tuple[Any, ...]:
+    ones = torch.ones(1, 3, 1, 64, device=device)
+    return ones, -0.1 * ones, ones, ones, 0.125 * ones, ones
+
+
 CANDIDATES: dict[str, tuple[Candidate, ...]] = {
     "causal_conv": (Candidate("triton", "models.kernels.triton_conv:causal_conv", _conv_example),),
     "decide": (Candidate("triton", "models.kernels.triton_decide:decide", _decide_example),),
+    "gated_delta": (
+        Candidate("triton-forward", "models.kernels.triton_delta:gated_delta", _delta_example, offered=False),
+        Candidate("fla", "models.kernels.vendor_fla:gated_delta", _delta_example, offered=False),
+    ),
     "mamba2": (Candidate("triton", "models.kernels.triton_mamba2:mamba2", _mamba2_example),),
     "norm": (Candidate("triton", "models.kernels.triton_norm:forked_norm", _norm_example),),
     "selective_scan": (
@@ -107,8 +123,13 @@ CANDIDATES: dict[str, tuple[Candidate, ...]] = {
         Candidate("triton", "models.kernels.triton_ssd:ssd", _ssd_example),
         Candidate("mamba_ssm", "models.kernels.vendor_mamba:ssd", _ssd_example),
     ),
+    "wkv7": (
+        Candidate("triton-forward", "models.kernels.triton_delta:wkv7", _wkv7_example, offered=False),
+        Candidate("fla", "models.kernels.vendor_fla:wkv7", _wkv7_example, offered=False),
+    ),
 }
-"""Operation -> what may run instead of its reference, best first."""
+"""Operation -> what may run instead of its reference, best first. `triton-forward` is the reference where gradients are
+wanted; it is only for who demands it until it has been measured on a GPU."""
 
 PARTS = {"mamba2": ("causal_conv", "ssd")}
 """Operations whose reference is made of others: it is taken when one of those is demanded."""
@@ -148,6 +169,8 @@ def choice(operation: str, device: str) -> Choice:
     wanted = _DEMANDED.get(operation, "torch" if taken_apart else None)
     for candidate in CANDIDATES.get(operation, ()):
         if candidate.device != device or wanted not in (None, candidate.name):
+            continue
+        if wanted is None and not candidate.offered:
             continue
         problem = works(candidate)
         if problem is None:

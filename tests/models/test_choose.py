@@ -39,6 +39,14 @@ def test_the_first_that_works_is_taken_and_the_failures_are_told(monkeypatch):
     assert "no_such_package" in choice("selective_scan", "cpu").why
 
 
+def test_what_is_not_offered_is_taken_on_demand_only(monkeypatch):
+    shy = Candidate("shy", "torch:cos", example, "cpu", offered=False)
+    monkeypatch.setitem(CANDIDATES, "selective_scan", (shy,))
+    assert choice("selective_scan", "cpu").name == "torch"
+    demand({"selective_scan": "shy"})
+    assert choice("selective_scan", "cpu").name == "shy"
+
+
 def test_a_demand_is_met_or_an_error(monkeypatch):
     good = Candidate("good", "torch:cos", example, "cpu")
     broken = Candidate("broken", "torch:no_such_function", example, "cpu")

@@ -11,6 +11,8 @@ from models.kernels.chunks import Chunks, solve
 from models.kernels.gated_delta import gated_delta, gated_delta_step
 from models.kernels.wkv7 import STRONGEST, wkv7, wkv7_step
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 @pytest.fixture(autouse=True)
 def _seeded():
@@ -156,3 +158,43 @@ def test_carry_gives_the_state_before_each_chunk():
     torch.testing.assert_close(transition[:, 2] @ starts[:, 2] + added[:, 2], last)
     given = [tensor.requires_grad_() for tensor in (transition, added, state)]
     assert torch.autograd.gradcheck(carry, given)
+
+
+@both
+@pytest.mark.parametrize(
+    ("length", "keys", "values"), [(70, 20, 40), (5, 16, 70), (64, 8, 8)], ids=lambda number: str(number)
+)
+def test_the_triton_kernel_is_the_definition(rule, length, keys, values):
+    kernel = pytest.importorskip("models.kernels.triton_delta", reason="Triton is not installed")
+    _, _, naive, inputs = RULES[rule]
+    given = inputs(length=length, heads=2, keys=keys, values=values)
+    got = getattr(kernel, rule)(*(tensor.float().to(DEVICE) for tensor in given))
+    _near(got, naive(*given))
+    fresh = getattr(kernel, rule)(*(tensor.float().to(DEVICE) for tensor in given[:-1]))
+    _near(fresh, naive(*given[:-1], torch.zeros_like(given[-1])))
+
+
+@both
+def test_the_triton_kernel_packs(rule):
+    kernel = pytest.importorskip("models.kernels.triton_delta", reason="Triton is not installed")
+    run, _, _, inputs = RULES[rule]
+    given = inputs(batch=1, length=80, heads=2, keys=16, values=16)[:-1]
+    packing = {"offsets": torch.tensor([0, 1, 40, 40, 80], dtype=torch.int32), "longest": 45}
+    wanted, _ = run(*given, **packing)
+    packing["offsets"] = packing["offsets"].to(DEVICE)
+    got, _ = getattr(kernel, rule)(*(tensor.float().to(DEVICE) for tensor in given), **packing)
+    _near([got], [wanted])
+
+
+@both
+def test_the_triton_kernel_leaves_gradients_to_the_reference(rule):
+    kernel = pytest.importorskip("models.kernels.triton_delta", reason="Triton is not installed")
+    run, _, _, inputs = RULES[rule]
+    given = [tensor.float().requires_grad_() for tensor in inputs()]
+    mine, theirs = (torch.autograd.grad(f(*given)[0].sum(), given) for f in (getattr(kernel, rule), run))
+    assert all(torch.equal(one, other) for one, other in zip(mine, theirs, strict=True))
+
+
+def _near(got, wanted):
+    for one, other in zip(got, wanted, strict=True):
+        assert (one.cpu() - other).abs().max() / other.abs().max() < 2e-6

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from models.kernels import choose, selective_scan, ssd
+from models.kernels import choose, gated_delta, selective_scan, ssd, wkv7
 from models.kernels.samples import SAMPLES, differences
 from models.state import mapped
 
@@ -60,6 +60,43 @@ def test_mamba_ssm_behind_our_operations_agrees(vendor, operation):
     reference = choose.load(choose.REFERENCES[operation])
     found = dict(differences(getattr(vendor, name), reference, operation, CPU, torch.float32))
     assert max(found.values()) < 1e-3, found
+
+
+@pytest.fixture
+def fla(monkeypatch):
+    """fla-core, played by our references; like it, it knows states and scales by name only."""
+
+    def delta(*, q, k, v, g, beta, scale, initial_state, output_final_state):
+        assert scale == 1.0
+        assert output_final_state
+        return gated_delta.gated_delta(q.float(), k.float(), v.float(), g, beta, initial_state)
+
+    def rwkv7(*, r, w, k, v, a, b, scale, initial_state, output_final_state, safe_gate, lower_bound, chunk_size):
+        assert scale == 1.0
+        assert output_final_state
+        r, w, k, v, removed, b = (x.float() for x in (r, w, k, v, -a, b))
+        rate = torch.where(removed == 0, 0, b / removed)
+        return wkv7.wkv7(r, w, k, v, removed, rate, initial_state)
+
+    modules = {"gated_delta_rule": {"chunk_gated_delta_rule": delta}, "rwkv7": {"chunk_rwkv7": rwkv7}}
+    for name in ("fla", "fla.ops"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    for name, symbols in modules.items():
+        monkeypatch.setitem(sys.modules, f"fla.ops.{name}", ModuleType(name))
+        vars(sys.modules[f"fla.ops.{name}"]).update(symbols)
+    monkeypatch.delitem(sys.modules, "models.kernels.vendor_fla", raising=False)
+    from models.kernels import vendor_fla
+
+    yield vendor_fla
+    sys.modules.pop("models.kernels.vendor_fla", None)
+
+
+@pytest.mark.parametrize("operation", ["gated_delta", "wkv7"])
+def test_fla_behind_our_operations_agrees_to_the_digits_of_bf16(fla, operation):
+    reference = choose.load(choose.REFERENCES[operation])
+    found = dict(differences(getattr(fla, operation), reference, operation, CPU, torch.float32))
+    assert max(found.values()) < 3e-2, found
+    assert min(found.values()) > 1e-4, found
 
 
 @pytest.mark.parametrize("operation", SAMPLES)
