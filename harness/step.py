@@ -18,6 +18,7 @@ from harness.batches import IGNORED, Batch, Interleaved, Packed, Part, Trajector
 from harness.config import Cell
 from harness.decide import autocast
 from harness.errors import Diverged
+from models.kernels.choose import fused
 
 WARM = 2
 """Steps of a shape that are launched one kernel at a time, before it gets a CUDA graph: kernels compile in them."""
@@ -134,6 +135,9 @@ class GpuStepper:
             self.health = torch.zeros_like(self.rate)  # 0, or NaN from the first bad step on
         for group in optimiser.param_groups:
             group["lr"] = self.rate
+        self.compiled = [block for block in model.blocks if block.fuses] if "blocks" in model.operations else []
+        for block in self.compiled:
+            block.forward = fused(block.forward, "cuda")
 
     def batch(self, rows: Sequence[Trajectory]) -> AnyBatch:
         if self.model.packs:
@@ -164,6 +168,8 @@ class GpuStepper:
     def close(self) -> None:
         self.stream.synchronize()
         self.graphs.clear()
+        for block in self.compiled:
+            del block.forward  # the class's own serves again
         self.optimiser.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
 

@@ -32,7 +32,7 @@ class Attention(Block):
     rotary: share of each head's entries that are rotated; depth: blocks of the model, for the initialisation.
     """
 
-    operations = ("attention",)
+    operations = ("attention", "packed_attention")
 
     def __init__(
         self,
@@ -95,6 +95,10 @@ class Attention(Block):
             state = self._rolled(k, v, self.window, span)
         return self.out(mixed.transpose(1, 2).flatten(2)), state
 
+    def prepare(self, span: Span) -> None:
+        if self.rotated:
+            self._tables(span)
+
     def flops(self, length: int) -> float:
         keys = length + 1 if self.window is None else min(length + 1, self.window)
         return 2 * matrices(self) + 4 * keys * self.heads * self.size
@@ -107,9 +111,12 @@ class Attention(Block):
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         if not self.rotated:
             return q, k, v
-        key = ("rotary", self.rotated, self.random_range)
-        tables = span.share(key, lambda: rotary_tables(span, self.rotated, self.random_range))
+        tables = self._tables(span)
         return rotate(q, tables), rotate(k, tables), v
+
+    def _tables(self, span: Span) -> tuple[Tensor, Tensor]:
+        key = ("rotary", self.rotated, self.random_range)
+        return span.share(key, lambda: rotary_tables(span, self.rotated, self.random_range))
 
     def _written(self, cache: Cache, k: Tensor, v: Tensor, span: Span) -> tuple[Cache, Tensor]:
         """The cache with one token more, in place, and the position each entry now holds, int64 [B or 1, window]."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.base import Cost, SequenceModel
 from models.kernels.choose import decide, forked_norm
 from models.kernels.decide import product_type
+from models.kernels.fuse import WORTH
 from models.kernels.packing import places
 
 T = TypeVar("T")
@@ -103,6 +104,8 @@ class Block(nn.Module, ABC):
     operations: tuple[str, ...] = ()
     steady: bool = False
     """See `SequenceModel.steady`."""
+    fuses: bool = False
+    """Whether training gains from compiling its forward (see `models.kernels.fuse`)."""
 
     @abstractmethod
     def initial_state(self, batch: int, device: torch.device) -> Any: ...
@@ -117,6 +120,9 @@ class Block(nn.Module, ABC):
     def reserve(self, state: Any, length: int) -> Any:
         """See `SequenceModel.reserve`."""
         return state
+
+    def prepare(self, span: Span) -> None:
+        """Make what blocks share of a packed call, before the first of them runs."""
 
     @abstractmethod
     def flops(self, length: int) -> float:
@@ -140,6 +146,9 @@ class Residual(Block):
 
     def reserve(self, state: Any, length: int) -> Any:
         return self.mixer.reserve(state, length)
+
+    def prepare(self, span: Span) -> None:
+        self.mixer.prepare(span)
 
     def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
         assert self.norm.eps is not None
@@ -167,6 +176,9 @@ class Backbone(SequenceModel):
         self.blocks = nn.ModuleList(blocks)
         self.operations = tuple(dict.fromkeys(name for block in self._blocks for name in block.operations))
         self.steady = all(block.steady for block in self._blocks)
+        if self.packs and any(block.fuses for block in self._blocks):
+            weights = sum(parameter.numel() for parameter in self.blocks.parameters())
+            self.operations += ("blocks",) if weights >= WORTH else ()
         self.norm = norm
         self.logits = nn.Linear(options.d_model, vocabulary, bias=False)
         nn.init.normal_(self.embedding.weight, std=embedding_std)
@@ -195,6 +207,9 @@ class Backbone(SequenceModel):
 
     def packed(self, tokens: Tensor, offsets: Tensor, longest: int) -> Tensor:
         span = Span(tokens.new_zeros(1), len(tokens), None, True, False, self.training, offsets, longest)
+        span.positions  # noqa: B018  made here, because compiled blocks should meet it made
+        for block in self._blocks:
+            block.prepare(span)
         return self._through(tokens[None], [None] * len(self.blocks), span)[0][0]
 
     def head(self, features: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class GatedBlock(Block):
         self.norm, self.mlp_norm = nn.RMSNorm(width, eps=NORM_EPS), nn.RMSNorm(width, eps=NORM_EPS)
         self.attention = attention
         self.operations, self.steady = attention.operations, attention.steady
+        self.fuses = isinstance(attention, Attention)
         self.gate_up, self.down = nn.Linear(width, 2 * mlp, bias=False), nn.Linear(mlp, width, bias=False)
         small_init(self.gate_up)
         output_init(self.down, depth)
@@ -52,6 +53,9 @@ class GatedBlock(Block):
 
     def reserve(self, state: Any, length: int) -> Any:
         return self.attention.reserve(state, length)
+
+    def prepare(self, span: Span) -> None:
+        self.attention.prepare(span)
 
     def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
         mixed, state = self.attention(self.norm(x), state, span)

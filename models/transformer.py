@@ -32,6 +32,8 @@ class TransformerOptions(Options):
 class ParallelBlock(Block):
     """x + attention(norm(x)) + mlp(other norm(x)), as GPT-NeoX; the attention over everything, or a window."""
 
+    fuses = True
+
     def __init__(self, options: TransformerOptions, window: int | None = None) -> None:
         super().__init__()
         width = options.d_model
@@ -56,6 +58,9 @@ class ParallelBlock(Block):
 
     def reserve(self, state: Any, length: int) -> Any:
         return self.attention.reserve(state, length)
+
+    def prepare(self, span: Span) -> None:
+        self.attention.prepare(span)
 
     def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
         mixed, state = self.attention(self.norm(x), state, span)

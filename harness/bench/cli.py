@@ -93,3 +93,39 @@ def rows(
     wanted: list[Any] = precisions.split(",")
     results = [bench_rows(model, scenario, digits, problems, precision) for precision in wanted]
     finish({"architecture": architecture, "size": size, "kernels": model.kernels(), "results": results})
+
+
+@app.command()
+def train(
+    architectures: Architectures = "mamba1,mamba2,transformer,sliding,lstm,gru",
+    size: Size = "paper",
+    task: Annotated[str, typer.Option(help="A task's name, or module:Class.")] = "addition",
+    max_length: Annotated[int, typer.Option(min=1, help="Longest training problem.")] = 5,
+    batch: Annotated[int, typer.Option(min=1, help="Problems per step.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of one run; 32 take one block of the stream.")] = 32,
+    repeats: Repeats = 3,
+    precision: Precision = "bf16",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that make our data; 4 on a GPU.")] = None,
+    warm_up: Annotated[int, typer.Option(min=1, help="Steps of ours before the clock runs.")] = 64,
+) -> None:
+    """Our training against a plain loop that pads, feeds and steps in one thread, over the same problems."""
+    from harness.bench.timing import finish
+    from harness.bench.train import bench_train
+
+    names = architectures.split(",")
+    finish(bench_train(names, size, task, max_length, batch, steps, repeats, precision, workers, warm_up))
+
+
+@app.command()
+def data(
+    tasks: Annotated[str, typer.Option(help="Tasks, with commas; left out, all.")] = "",
+    workers: Annotated[str, typer.Option(help="Numbers of worker processes, with commas.")] = "1,2,4",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each measurement.")] = 3.0,
+    batch: Annotated[int, typer.Option(min=1, help="Problems per step.")] = 64,
+) -> None:
+    """How fast the solvers make training trajectories: a core's rate, and that of worker processes together."""
+    from harness.bench.data import bench_data
+    from harness.bench.timing import finish
+
+    counts = [int(count) for count in workers.split(",")] if workers else []
+    finish(bench_data(tasks.split(",") if tasks else [], counts, seconds, batch))

@@ -16,18 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.kernels.attention import attention, packed_attention
+from models.kernels.attention import attention
 from models.kernels.gated_delta import gated_delta_step
 from models.kernels.ssd import ssd_step
 from models.kernels.wkv7 import wkv7_step
 
 REFERENCES = {
     "attention": "models.kernels.attention:attention",
+    "blocks": "models.kernels.fuse:plain",
     "causal_conv": "models.kernels.causal_conv:causal_conv",
     "decide": "models.kernels.decide:decide",
     "gated_delta": "models.kernels.gated_delta:gated_delta",
     "norm": "models.kernels.norm:forked_norm",
     "mamba2": "models.kernels.mamba2:mamba2",
+    "packed_attention": "models.kernels.attention:packed_attention",
     "rnn": "torch.nn:RNNBase",
     "selective_scan": "models.kernels.selective_scan:gated_scan",
     "selective_step": "models.kernels.selective_scan:selective_step",
@@ -105,7 +107,17 @@ def _wkv7_example(device: torch.device) -> tuple[Any, ...]:
     return ones, -0.1 * ones, ones, ones, 0.125 * ones, ones
 
 
+def _packed_example(device: torch.device) -> tuple[Any, ...]:
+    q = torch.ones(1, 2, 5, 64, device=device, dtype=torch.bfloat16)
+    return q, q, q, torch.tensor([0, 3, 5], dtype=torch.int32, device=device), 3, 2
+
+
+def _blocks_example(device: torch.device) -> tuple[Any, ...]:
+    return lambda x: x.sin() + 1, torch.ones(3, device=device)
+
+
 CANDIDATES: dict[str, tuple[Candidate, ...]] = {
+    "blocks": (Candidate("inductor", "models.kernels.fuse:inductor", _blocks_example),),
     "causal_conv": (Candidate("triton", "models.kernels.triton_conv:causal_conv", _conv_example),),
     "decide": (Candidate("triton", "models.kernels.triton_decide:decide", _decide_example),),
     "gated_delta": (
@@ -114,6 +126,11 @@ CANDIDATES: dict[str, tuple[Candidate, ...]] = {
     ),
     "mamba2": (Candidate("triton", "models.kernels.triton_mamba2:mamba2", _mamba2_example),),
     "norm": (Candidate("triton", "models.kernels.triton_norm:forked_norm", _norm_example),),
+    "packed_attention": (
+        Candidate("flash-attn-4", "models.kernels.varlen:flash4", _packed_example),
+        Candidate("flash-attn-2", "models.kernels.varlen:flash2", _packed_example),
+        Candidate("torch-varlen", "models.kernels.varlen:torch_varlen", _packed_example),
+    ),
     "selective_scan": (
         Candidate("triton", "models.kernels.triton_scan:gated_scan", _scan_example),
         Candidate("mamba_ssm", "models.kernels.vendor_mamba:gated_scan", _scan_example),
@@ -212,6 +229,28 @@ def load(path: str) -> Callable[..., Any]:
     return getattr(import_module(module), name)
 
 
+_MET: dict[str, Callable[..., Any]] = {}
+
+
+@torch.compiler.assume_constant_result
+def _met(operation: str, device: str) -> str:
+    """The key in _MET of what was chosen: to compiled blocks, which must not trace the decision itself, a constant."""
+    chosen = choice(operation, device)
+    key = f"{operation} {chosen.name}"
+    _MET[key] = chosen.function
+    return key
+
+
+def fused(function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """See `models.kernels.fuse`."""
+    return choice("blocks", device).function(function)
+
+
+def packed_attention(q: Tensor, *arguments: Any, **named: Any) -> Tensor:
+    """See `models.kernels.attention`."""
+    return _MET[_met("packed_attention", q.device.type)](q, *arguments, **named)
+
+
 def causal_conv(x: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
     """See `models.kernels.causal_conv`."""
     return choice("causal_conv", x.device.type).function(x, *arguments, **named)
@@ -268,6 +307,7 @@ __all__ = [
     "decide",
     "demand",
     "forked_norm",
+    "fused",
     "gated_delta",
     "gated_delta_step",
     "gated_scan",

@@ -139,13 +139,13 @@ def test_fixed_state_models_cost_the_same_at_every_length(architecture):
         ("mamba2", {"norm", "mamba2", "causal_conv", "ssd"}),
         ("gated_deltanet", {"causal_conv", "gated_delta"}),
         ("rwkv7", {"wkv7"}),
-        ("transformer", {"attention"}),
-        ("sliding", {"attention"}),
+        ("transformer", {"attention", "packed_attention"}),
+        ("sliding", {"attention", "packed_attention"}),
         ("gru", {"rnn"}),
         ("lstm", {"rnn"}),
         ("rmt", {"attention"}),
         ("lookup", set()),
-        ("hybrid", {"norm", "mamba2", "causal_conv", "ssd", "attention"}),
+        ("hybrid", {"norm", "mamba2", "causal_conv", "ssd", "attention", "packed_attention"}),
     ],
 )
 def test_kernels_names_the_operations_a_model_uses(architecture, operations):
