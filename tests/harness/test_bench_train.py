@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
 from harness.batches import IGNORED
-from harness.bench.cli import app
 from harness.bench.baseline import baseline, pad, plain_step
+from harness.bench.cli import app
 from harness.stream import Source, steps
 from models.build import build
 
