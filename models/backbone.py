@@ -174,7 +174,8 @@ class Backbone(SequenceModel):
         super().__init__(vocabulary, options)
         self.embedding = nn.Embedding(vocabulary, options.d_model)
         self.blocks = nn.ModuleList(blocks)
-        self.operations = tuple(dict.fromkeys(name for block in self._blocks for name in block.operations))
+        names = dict.fromkeys(name for block in self._blocks for name in block.operations)
+        self.operations = tuple(name for name in names if self.packs or name != "packed_attention")
         self.steady = all(block.steady for block in self._blocks)
         if self.packs and any(block.fuses for block in self._blocks):
             weights = sum(parameter.numel() for parameter in self.blocks.parameters())
