@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import count, cycle
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from harness.ahead import Helpers, in_thread
 from tasks.mixture import bind
 from tasks.problems import BLOCK
 
-AHEAD = 32
+AHEAD = 16
 """Most steps that are kept ready of each helper process."""
 
 
@@ -65,9 +66,9 @@ class Source:
 def steps(source: Source, start: int = 0, workers: int = 0) -> Generator[list[Row], None, None]:
     """The rows of step `start`, `start` + 1, .. without end: the same whatever the number of workers.
 
-    0 workers: made here, when asked for. Else that many helper processes make whole blocks of the stream in turn, so
-    that none draws problems in vain, up to `AHEAD` steps ahead each; closing the iterator ends them, and what goes
-    wrong over there is raised here.
+    0 workers: made here, when asked for. Else that many helper processes make one step each in turn, up to `AHEAD`
+    steps ahead each: all draw the problems of a block, a small part of the work, and solve those of their own steps.
+    Closing the iterator ends them, and what goes wrong over there is raised here.
     """
     if workers:
         return _made_ahead(source, start, workers)
@@ -81,47 +82,40 @@ def tokens_by_task(rows: Sequence[Row]) -> dict[str, int]:
     return dict(tokens)
 
 
-def _made_here(source: Source, start: int) -> Generator[list[Row], None, None]:
-    block, skip = divmod(start, source.per_block)
+def _made_here(source: Source, start: int, stride: int = 1) -> Generator[list[Row], None, None]:
+    """Every `stride`th step."""
     scenario = bind(source.task, source.setting, source.tool, source.form, source.tool_options, source.mixture)
-    while True:
-        problems = scenario.training_block(source.max_length, source.data_seed, block)
-        for step in range(skip, source.per_block):
-            rows = []
-            for whose, problem in problems[step * source.size : (step + 1) * source.size]:
-                encoded = whose.encoded(problem)
-                rows.append(Row(encoded.ids, encoded.own, whose.task.name))
-            yield rows
-        block, skip = block + 1, 0
+    drawn = -1
+    for step in count(start, stride):
+        block, place = divmod(step, source.per_block)
+        if block != drawn:
+            problems, drawn = scenario.training_block(source.max_length, source.data_seed, block), block
+        rows = []
+        for whose, problem in problems[place * source.size : (place + 1) * source.size]:
+            encoded = whose.encoded(problem)
+            rows.append(Row(encoded.ids, encoded.own, whose.task.name))
+        yield rows
 
 
 def _made_ahead(source: Source, start: int, workers: int) -> Generator[list[Row], None, None]:
-    block, skip = divmod(start, source.per_block)
     with ExitStack() as stack:
         helpers = stack.enter_context(Helpers(workers))
         streams = []
         for number in range(workers):
-            items = helpers[number].iterate(share, source, block + number, skip if number == 0 else 0, workers)
+            items = helpers[number].iterate(share, source, start + number, workers)
             streams.append(stack.enter_context(closing(in_thread(items, AHEAD))))
             stack.callback(helpers[number].interrupt)  # runs first: its thread need not wait for an item to end
-        turn = 0
-        while True:
-            for _ in range(skip, source.per_block):
-                yield _unjoined(*next(streams[turn]))
-            turn, skip = (turn + 1) % workers, 0
+        for stream in cycle(streams):
+            yield _unjoined(*next(stream))
 
 
 Joined = tuple[npt.NDArray[np.uint16], npt.NDArray[np.bool_], npt.NDArray[np.int64], list[str]]
 """The rows of a step, end to end, their lengths and tasks: few large arrays travel faster than many small ones."""
 
 
-def share(source: Source, block: int, skip: int, stride: int) -> Iterator[Joined]:
-    """Every `stride`th block of the stream from `block` on, without its first `skip` steps: what a helper makes."""
-    while True:
-        stream = _made_here(source, block * source.per_block + skip)
-        for _ in range(skip, source.per_block):
-            yield _joined(next(stream))
-        block, skip = block + stride, 0
+def share(source: Source, start: int, stride: int) -> Iterator[Joined]:
+    """Every `stride`th step of the stream from `start` on: what a helper makes."""
+    return map(_joined, _made_here(source, start, stride))
 
 
 def _joined(rows: list[Row]) -> Joined:

@@ -48,10 +48,12 @@ def _here(source: Source, seconds: float) -> dict[str, Any]:
         first = next(stream)
         drawing = time.process_time() - began
         began, tokens, problems = time.process_time(), 0, 0
-        while time.process_time() - began < seconds:
-            rows = next(stream) if problems < source.size * (source.per_block - 1) else first
+        for _ in range(source.per_block - 1):  # the next one would draw another block
+            rows = next(stream)
             tokens += sum(map(len, rows))
             problems += len(rows)
+            if time.process_time() - began > seconds:
+                break
         encoding = time.process_time() - began
     alone = encoding / problems  # of one problem
     drawn = max(0.0, drawing - alone * len(first)) / (source.per_block * source.size)

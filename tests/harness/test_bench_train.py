@@ -38,7 +38,10 @@ def test_train_compares_the_same_problems():
 
 def test_data_counts_tokens_of_cores_and_workers():
     found = result("data", "--tasks", "addition", "--workers", "1", "--seconds", "0.1")
-    assert found["results"]["addition faithful"]["per_core"] > 0
+    one = found["results"]["addition faithful"]
+    assert one["per_core"] > 0
+    assert 100 < one["tokens_per_problem"] < 223
+    assert 0 < one["drawing_share"] < 1
     assert found["results"]["addition faithful"]["workers"]["1"] > 0
 
 
