@@ -60,17 +60,17 @@ class Recurrent(SequenceModel):
         before = None if state is None else self._stacked(state)
         x = self.embedding(tokens)
         if lengths is None or bool((lengths == tokens.shape[1]).all()):
-            features, after = self.rnn(x, before)
+            features, after = self._run(x, before)
             return features, self._unstacked(after)
         # A packed sequence has at least one token: rows of none run over one, and keep their old state.
         packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-        features, after = self.rnn(packed, before)
+        features, after = self._run(packed, before)
         padded, _ = pad_packed_sequence(features, batch_first=True, total_length=tokens.shape[1])
         old = self.initial_state(len(tokens), tokens.device) if state is None else state
         return padded, self._kept(old, self._unstacked(after), lengths == 0)
 
     def interleaved(self, tokens: Tensor, sizes: Tensor) -> Tensor:
-        return self.rnn(PackedSequence(self.embedding(tokens), sizes))[0].data
+        return self._run(PackedSequence(self.embedding(tokens), sizes), None)[0].data
 
     def head(self, features: Tensor) -> Tensor:
         return self.logits(features)
@@ -92,6 +92,13 @@ class Recurrent(SequenceModel):
         flops = 2 * (weights + self.logits.weight.numel())
         state_bytes = 4 * self.parts * self.options.layers * self.options.d_model
         return Cost(self.parameter_count(), flops, state_bytes)
+
+    def _run(self, x: Tensor | PackedSequence, before: Any) -> Any:
+        if self.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return self.rnn(x, before)
+        # PyTorch has bf16 recurrences for some processors only: on a CPU they stay in float32.
+        with torch.autocast("cpu", enabled=False):
+            return self.rnn(x, before)
 
     def _cell(self, x: Tensor, before: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         raise NotImplementedError

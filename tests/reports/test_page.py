@@ -115,10 +115,17 @@ def test_every_section_is_there(page):
 def test_what_models_write_is_escaped(demo):
     data = demo(problems=4)
     texts = [name for name, (kind, _) in ROWS.items() if kind == "string" and name not in ("cell", "stress", "failure")]
-    cells = [name for name, (kind, _) in CELLS.items() if kind == "string" and name not in ("cell", "config", "status")]
+    cells = [
+        name
+        for name, (kind, _) in CELLS.items()
+        if kind == "string" and name not in ("cell", "config", "status", "train_tokens_by_task")
+    ]
     evil = ReportData(
         grid={"title": EVIL, "name": EVIL, "description": EVIL, "text": EVIL, "when": EVIL, "evaluate": {EVIL: EVIL}},
-        cells=data.cells.with_columns(pl.lit(EVIL).alias(name) for name in cells),
+        cells=data.cells.with_columns(
+            *(pl.lit(EVIL).alias(name) for name in cells),
+            pl.lit(json.dumps({EVIL: 1, "addition": 2})).alias("train_tokens_by_task"),
+        ),
         rows=data.rows.with_columns(pl.lit(EVIL).alias(name) for name in texts),
         curves=data.curves,
         attempts=data.attempts.with_columns(pl.lit(EVIL).alias(name) for name in ("reason", "traceback", "host")),
