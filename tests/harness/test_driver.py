@@ -137,6 +137,7 @@ def test_a_pool_of_workers_runs_many_cells(two_cpus, store):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_troubles_are_told_apart_and_stop_nobody_else(two_cpus, store):
     names = ["good", "die-once", "raise", "diverge", "misuse", "die", "good"]
     grid = grid_of(*names, attempts=2, lost_attempts=3)
@@ -212,6 +213,7 @@ run: {workers: 1, checkpoint_seconds: 0.5}
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_killed_then_interrupted_then_finished(tmp_path):
     """SIGKILL mid training, Ctrl-C mid training, and the third run finishes both cells from where they were."""
     (tmp_path / "real.yaml").write_text(REAL)
