@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from reports import statistics, wording
+from reports.marks import marks
 from reports.markup import Markup, element, folded, fragment, table
 from reports.parts import note, section
 from reports.view import View
@@ -24,6 +25,11 @@ def _name(cell: dict[str, Any]) -> str:
     return cell["name"] or cell["cell"] or "unnamed"
 
 
+def _table(head: list[str], body: list[list[Any]], cells: pl.DataFrame) -> Markup:
+    """A line per cell."""
+    return table(head, body, "numbers", [marks(cell) for cell in cells.to_dicts()])
+
+
 def _failed(view: View) -> Markup | None:
     if view.failed.is_empty():
         return None
@@ -34,7 +40,9 @@ def _failure(view: View, cell: dict[str, Any]) -> Markup:
     """Name and reason, the attempts with their tracebacks folded."""
     title = fragment(element("b", _name(cell)), " ", cell["reason"] or "no reason was recorded")
     attempts = view.data.attempts.filter(pl.col("cell") == cell["cell"]).sort("started").to_dicts()
-    return folded(title, [_attempt(one) for one in attempts] or note("No attempt was recorded."))
+    return element(
+        "div", folded(title, [_attempt(one) for one in attempts] or note("No attempt was recorded.")), **marks(cell)
+    )
 
 
 def _attempt(attempt: dict[str, Any]) -> Markup:
@@ -48,7 +56,9 @@ def _unfit(view: View) -> Markup | None:
         return None
     body = [[_name(cell), _validation(cell)] for cell in view.unfit.to_dicts()]
     text = "They did not learn their training lengths, so what they do beyond them says nothing about extrapolation."
-    return fragment(element("h3", "Unfit"), note(text), table(["Cell", "Validation exact at training lengths"], body))
+    return fragment(
+        element("h3", "Unfit"), note(text), _table(["Cell", "Validation exact at training lengths"], body, view.unfit)
+    )
 
 
 def _waiting(view: View) -> Markup | None:
@@ -56,7 +66,9 @@ def _waiting(view: View) -> Markup | None:
         return None
     lines = view.waiting.to_dicts()
     body = [[_name(cell), cell["status"] or "unknown", wording.whole(cell["tested"] or 0)] for cell in lines]
-    return fragment(element("h3", "Waiting or running"), table(["Cell", "Status", "Lengths evaluated"], body))
+    return fragment(
+        element("h3", "Waiting or running"), _table(["Cell", "Status", "Lengths evaluated"], body, view.waiting)
+    )
 
 
 def _validation(cell: dict[str, Any]) -> str:
@@ -94,4 +106,4 @@ def _all(view: View) -> Markup:
         for cell in view.cells.to_dicts()
     ]
     head = ["Cell", "Status", "Validation exact", "Reach", "Problems", "Training", "Attempts", "Weights"]
-    return table(head, body, "numbers")
+    return _table(head, body, view.cells)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import polars as pl
 
 from reports import aggregate, figures, wording
-from reports.markup import Markup, folded, fragment, table
-from reports.parts import architecture, by_architecture, figure, heading, note, panels, section
+from reports.marks import marks
+from reports.markup import Markup, folded, table
+from reports.parts import architecture, by_architecture, figure, note, panels, part, section
 from reports.view import Facet, View
 
 _CURVE_POINTS = 60_000
@@ -40,7 +41,7 @@ def training(view: View) -> Markup | None:
     each = max(50, min(400, _CURVE_POINTS // curve["cell"].n_unique()))
     thin = curve.sort("cell", "step").filter(_every(each))
     drawn = [
-        figure(facet.title, facet.detail, figures.losses(own, view.looks))
+        figure(facet.title, facet.detail, figures.losses(own, view.looks), facet.values)
         for facet in view.facets
         if not (own := facet.of(thin)).is_empty()
     ]
@@ -71,13 +72,14 @@ def _table(view: View, facet: Facet) -> Markup | None:
     cells = facet.of(view.cells).filter(pl.any_horizontal(pl.col(list(_COLUMNS)).is_not_null()))
     if cells.is_empty():
         return None
-    body = []
+    body, whose = [], []
     for name, recipe, own in by_architecture(cells):
+        whose.append(marks({"architecture": name}))
         means = own.select(pl.col(list(_COLUMNS)).mean()).row(0, named=True)
         shown = [say(means[column]) for column, (_, say) in _COLUMNS.items()]
         body.append([architecture(view, name, recipe), *shown, _bound(own)])
     head = ["Architecture", *[title for title, _ in _COLUMNS.values()], "Must fail from"]
-    return fragment(heading(facet), table(head, body, "numbers"), _by_length(view, facet))
+    return part(facet, table(head, body, "numbers", whose), _by_length(view, facet))
 
 
 def _bound(own: pl.DataFrame) -> str:
@@ -104,12 +106,15 @@ def _by_length(view: View, facet: Facet) -> Markup | None:
     means = pl.col("tokens", "own_tokens", "tool_calls").mean()
     work = points.group_by("length").agg(means, pl.col("longest_walk").max()).sort("length")
     body: list[list[object]] = [[title, *map(wording.whole, work[name])] for name, title in _WORK.items()]
+    whose: list[dict[str, object] | None] = [None] * len(body)
     for name, recipe, own in by_architecture(points):
         spent = own.group_by("length").agg(pl.col("seconds").sum() / pl.col("n").sum())
         seconds = dict(spent.iter_rows())
         times = [wording.duration(seconds.get(length)) for length in lengths]
         body.append([architecture(view, name, recipe), *times])
+        whose.append(marks({"architecture": name}))
         if own["pairs"].is_not_null().any():
             body.append([f"(state, symbol) pairs {name} never read, of those needed", *_unread(own, lengths)])
+            whose.append(marks({"architecture": name}))
     head = ["A problem of length", *[f"{length:,}" for length in lengths]]
-    return folded("Work in a problem and seconds to evaluate it, by length", table(head, body, "numbers"))
+    return folded("Work in a problem and seconds to evaluate it, by length", table(head, body, "numbers", whose))

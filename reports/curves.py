@@ -47,7 +47,7 @@ def stress(view: View) -> Markup | None:
 
 def _panels(view: View, points: pl.DataFrame, measure: str) -> list[Markup]:
     return [
-        figure(facet.title, facet.detail, figures.curves(own, measure, view.looks))
+        figure(facet.title, facet.detail, figures.curves(own, measure, view.looks), facet.values)
         for facet in view.facets
         if (own := facet.of(points))[measure].count()
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from reports import aggregate, style, wording
+from reports.marks import marks
 from reports.markup import Markup, element, fragment
 from reports.parts import note, section
 from reports.view import View
@@ -75,6 +76,7 @@ def _card(line: dict[str, Any]) -> Markup:
             [fragment(element("dt", name), element("dd", value)) for name, value in facts if value],
             class_="facts",
         ),
+        **marks(line),
     )
 
 

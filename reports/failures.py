@@ -7,7 +7,7 @@ import polars as pl
 from harness.schema import FAILURES
 from reports import aggregate, figures
 from reports.markup import Markup, element
-from reports.parts import by_architecture, figure, heading, note, panels, section
+from reports.parts import by_architecture, figure, note, panels, part, section
 from reports.view import View
 
 _COLUMNS = [f"failure_{name}" for name in FAILURES]
@@ -21,9 +21,12 @@ def failures(view: View) -> Markup | None:
     pooled = fit.group_by(*aggregate.GROUP, "length").agg(pl.col("n", *_COLUMNS).sum())
     parts: list[Markup] = []
     for facet in view.facets:
-        drawn = [figure(name, recipe, figures.failures(own)) for name, recipe, own in by_architecture(facet.of(pooled))]
+        drawn = [
+            figure(name, recipe, figures.failures(own), {**facet.values, "architecture": name})
+            for name, recipe, own in by_architecture(facet.of(pooled))
+        ]
         if drawn:
-            parts += [heading(facet), panels(drawn, "panels small")]
+            parts.append(part(facet, panels(drawn, "panels small")))
     text = "Share of problems by the class of their first error, seeds pooled, unfit runs left out."
     return section("failures", "How problems fail", note(text), _legend(pooled), *parts)
 

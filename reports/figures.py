@@ -15,6 +15,7 @@ import polars as pl
 
 from harness.schema import FAILURES
 from reports import style, wording
+from reports.marks import about
 
 HEIGHT = 300
 _GREY = "#808790"
@@ -166,7 +167,7 @@ def curves(points: pl.DataFrame, measure: str, looks: dict[str, style.Style]) ->
                 y=[100 * line[measure] for line in lines],
                 mode="lines+markers",
                 name=run_name(first),
-                meta=first["architecture"],
+                meta=about(first),
                 hovertext=[_hover(line) for line in lines],
                 hoverinfo="text",
                 cliponaxis=False,
@@ -227,7 +228,7 @@ def _reach(run: dict[str, Any], row: float, floor: float, look: style.Style) -> 
         y=[row, row],
         mode="lines+markers",
         name=run_name(run),
-        meta=run["architecture"],
+        meta=about(run),
         line={"color": look.colour, "width": 1.2},
         marker={
             "color": look.colour,
@@ -255,7 +256,7 @@ def losses(curve: pl.DataFrame, looks: dict[str, style.Style]) -> go.Figure:
                 y=own["loss"].to_list(),
                 mode="lines",
                 name=run_name(first),
-                meta=first["architecture"],
+                meta=about(first),
                 line={**look["line"], "width": 1.2},
                 opacity=look["opacity"],
                 hovertemplate=f"<b>{run_name(first)}</b><br>step %{{x:,}}<br>loss %{{y:.2e}}<extra></extra>",

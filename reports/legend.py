@@ -52,10 +52,16 @@ def swatch(look: style.Style, hollow: bool = False) -> Markup:
 
 
 def legend(looks: dict[str, style.Style], unfit: bool) -> Markup:
-    """A button per architecture that hides or shows its lines in every figure."""
+    """A button per architecture that hides or shows it in every figure and table."""
     buttons = [
         element(
-            "button", swatch(looks[name]), name or "unnamed", type="button", data_architecture=name, aria_pressed="true"
+            "button",
+            swatch(looks[name]),
+            name or "unnamed",
+            type="button",
+            data_filter="architecture",
+            value=name,
+            aria_pressed="true",
         )
         for name in sorted(looks, key=style.order)
     ]

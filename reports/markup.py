@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-_VOID = {"br", "hr", "img", "meta", "link", "col"}
+_VOID = {"br", "hr", "img", "input", "meta", "link", "col"}
 
 
 class Markup(str):
@@ -40,15 +40,24 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
     return Markup(opening if tag in _VOID else f"{opening}{fragment(*children)}</{tag}>")
 
 
-def table(head: Sequence[object], body: Sequence[Sequence[object]], class_: str | None = None) -> Markup:
-    """A table that scrolls sideways on its own when the page is narrower. The first column names the row."""
+def table(
+    head: Sequence[object],
+    body: Sequence[Sequence[object]],
+    class_: str | None = None,
+    about: Sequence[Mapping[str, object] | None] | None = None,
+) -> Markup:
+    """A table that scrolls sideways on its own when the page is narrower. The first column names the row.
 
-    def line(cells: Sequence[object]) -> Markup:
+    `about`: for every row the attributes that filters act on (`reports.marks.marks`), None for a row that stays.
+    """
+
+    def line(cells: Sequence[object], marks: Mapping[str, object] | None) -> Markup:
         values = [element("td", cell, data_label=name) for name, cell in zip(head[1:], cells[1:], strict=True)]
-        return element("tr", element("th", cells[0], scope="row"), values)
+        return element("tr", element("th", cells[0], scope="row"), values, **(marks or {}))
 
     header = element("thead", element("tr", [element("th", cell, scope="col") for cell in head]))
-    whole = element("table", header, element("tbody", [line(cells) for cells in body]), class_=class_)
+    rows = [line(cells, marks) for cells, marks in zip(body, about or [None] * len(body), strict=True)]
+    whole = element("table", header, element("tbody", rows), class_=class_)
     return element("div", whole, class_="scroll", tabindex="0")
 
 

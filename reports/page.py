@@ -1,25 +1,50 @@
-"""The report: one self-contained HTML page that opens offline."""
+"""The report: one self-contained HTML page that opens offline.
+
+A section is one function of the View that returns Markup, or None where there is nothing to show, in a file of its own
+and named in `SECTIONS`. Its style sheet and script, where it needs them, are files beside it, named in `STYLES` and
+`SCRIPTS`: all scripts become one element, each file in a block of its own, so that nothing it declares meets another's.
+What the filters should act on says whom it is about: a trace in its `meta` (`marks.about(line)`), a panel by the
+`about` of `parts.figure`, a part of a section as `parts.part(facet, ...)`, rows by the last argument of `markup.table`,
+any other element by `**marks.marks(line)`. Colours come from the variables in page.css, which follow the theme.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from importlib import resources
 from string import Template
 
+from reports.bar import bar
 from reports.cells import cells
 from reports.costs import cost, training
 from reports.curves import curves, stress
 from reports.data import ReportData
 from reports.divergence import divergences
 from reports.failures import failures
-from reports.legend import legend
 from reports.markup import Markup, element, fragment
 from reports.provenance import run
 from reports.search import search
 from reports.summary import summary
 from reports.verdict import verdict
 from reports.view import View
+
+SECTIONS: list[Callable[[View], Markup | None]] = [
+    verdict,
+    curves,
+    stress,
+    summary,
+    search,
+    failures,
+    divergences,
+    training,
+    cost,
+    cells,
+    run,
+]
+STYLES = ["page.css"]
+SCRIPTS = ["page.js"]
 
 
 def render(data: ReportData) -> str:
@@ -30,12 +55,12 @@ def render(data: ReportData) -> str:
     from plotly.offline import get_plotlyjs
 
     view = View(data)
-    scripts = [get_plotlyjs(), _file("page.js")]
+    scripts = [get_plotlyjs(), _script()]
     title = str(data.grid.get("title") or data.grid.get("name") or "Lengthwise report")
     return Template(_file("page.html")).substitute(
         policy=_policy(scripts),
         title=element("title", title),
-        style=_file("page.css"),
+        style="\n".join(map(_file, STYLES)),
         body=_body(view, title),
         plotly=scripts[0],
         script=scripts[1],
@@ -43,24 +68,7 @@ def render(data: ReportData) -> str:
 
 
 def _body(view: View, title: str) -> Markup:
-    parts = [
-        verdict(view),
-        curves(view),
-        stress(view),
-        summary(view),
-        search(view),
-        failures(view),
-        divergences(view),
-        training(view),
-        cost(view),
-        cells(view),
-        run(view),
-    ]
-    unfit = bool(view.unfit.height)
-    return fragment(
-        _header(view, title),
-        element("main", parts[0], legend(view.looks, unfit) if view.looks else None, *parts[1:]),
-    )
+    return fragment(bar(view), _header(view, title), element("main", [section(view) for section in SECTIONS]))
 
 
 def _header(view: View, title: str) -> Markup:
@@ -72,6 +80,10 @@ def _header(view: View, title: str) -> Markup:
         element("h1", title),
         element("p", grid["description"], class_="description") if grid.get("description") else None,
     )
+
+
+def _script() -> str:
+    return "\n".join(['"use strict";', *[f"{{\n{_file(name)}}}" for name in SCRIPTS]])
 
 
 def _file(name: str) -> str:

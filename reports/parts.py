@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -10,6 +10,7 @@ import polars as pl
 
 from reports import style
 from reports.legend import swatch
+from reports.marks import marks
 from reports.markup import Markup, element
 from reports.view import Facet, View
 
@@ -24,20 +25,30 @@ def note(*text: object) -> Markup:
 
 
 def heading(facet: Facet) -> Markup:
-    return element("h3", facet.title, element("small", facet.detail))
+    return element("h3", facet.title, element("small", facet.detail), **marks(facet.values))
 
 
-def figure(title: str, detail: str | None, plot: go.Figure) -> Markup:
-    """One panel: a caption, a place to draw, and the figure's JSON, which the page's script draws.
+def part(facet: Facet, *children: object) -> Markup:
+    """What a section says of one panel, under its heading; filters of task and setting hide it as a whole."""
+    return element("div", heading(facet), *children, **marks(facet.values))
 
+
+def figure(title: str, detail: str | None, plot: go.Figure, about: Mapping[str, Any] | None = None) -> Markup:
+    """One panel: a caption, a place to draw, the figure's JSON, which the page's script draws, and its numbers, which
+    the script writes when they are opened: the alternative for who cannot see the figure.
+
+    `about`: whom all of it is about (`Facet.values`, with the architecture where it is of one), for the filters; what
+    single traces are about stands in their `meta` (`reports.marks.about`).
     The JSON cannot end its script element: `<` is written as an escape.
     """
     specification = Markup(str(plot.to_json()).replace("<", "\\u003c"))
     caption = element("figcaption", element("b", title), element("small", detail) if detail else None)
     label = f"{title}, {detail}" if detail else title
     height = f"height:{plot.layout.height}px"
-    place = element("div", class_="plot", role="img", aria_label=label, style=height)
-    return element("figure", caption, place, element("script", specification, type="application/json"))
+    place = element("div", class_="plot", role="img", aria_label=f"{label}; numbers below", style=height)
+    numbers = element("details", element("summary", "Numbers"), element("div", tabindex="0"), class_="numbers-of")
+    data = element("script", specification, type="application/json")
+    return element("figure", caption, place, data, numbers, **marks(about or {}))
 
 
 def panels(figures: Sequence[Markup], class_: str = "panels") -> Markup:

@@ -7,8 +7,9 @@ from typing import Any
 import polars as pl
 
 from reports import aggregate, statistics, wording
+from reports.marks import marks
 from reports.markup import Markup, element, fragment, table
-from reports.parts import architecture, by_architecture, heading, note, section
+from reports.parts import architecture, by_architecture, note, part, section
 from reports.view import Facet, View, key_lengths
 
 
@@ -30,8 +31,9 @@ def _table(view: View, facet: Facet) -> Markup:
     shown = key_lengths(view.lengths(facet), facet["max_length"])
     solving = [f"Solve {length:,}" for length in shown]
     head = ["Architecture", "Reach of each seed", *solving, "Fresh seed", "Best seed, n → m (p%)"]
-    body = []
+    body, whose = [], []
     for name, recipe, own in by_architecture(facet.of(view.cells)):
+        whose.append(marks({"architecture": name}))
         same = [pl.col(key) == value for key, value in own.select(aggregate.GROUP).row(0, named=True).items()]
         solved = {line["length"]: line for line in view.solved.filter(*same).iter_rows(named=True)}
         chips = [_reach(run) for run in own.sort("seed", "replicate").to_dicts()]
@@ -44,7 +46,7 @@ def _table(view: View, facet: Facet) -> Markup:
                 _paper(view, own),
             ]
         )
-    return fragment(heading(facet), table(head, body, "numbers"))
+    return part(facet, table(head, body, "numbers", whose))
 
 
 def _reach(run: dict[str, Any]) -> Markup:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from reports import aggregate, figures, statistics, style, wording
+from reports.marks import marks
 from reports.markup import Markup, element, fragment, table
 from reports.parts import figure, note, panels
 from reports.view import Facet, View
@@ -166,7 +167,8 @@ def _comparison(view: View, found: dict[Facet, Furthest]) -> Markup | None:
     """A line per panel: its furthest reach, whose it is, of how many, and how many runs have none."""
     head = ["Setting", "Furthest reach", "× trained", "By", "Furthest of", "Without reach"]
     body = [_compared(view, facet, found.get(facet)) for facet in view.facets]
-    return table(head, body, "comparison") if body else None
+    whose = [marks(facet.values) for facet in view.facets]
+    return table(head, body, "comparison", whose) if body else None
 
 
 def _compared(view: View, facet: Facet, best: Furthest | None) -> list[object]:
@@ -190,7 +192,7 @@ def _compared(view: View, facet: Facet, best: Furthest | None) -> list[object]:
 def _reaches(view: View) -> Markup | None:
     """Reach of every seed, a panel per facet."""
     drawn = [
-        figure(facet.title, facet.detail, figures.reaches(facet.of(view.cells), view.looks, lengths))
+        figure(facet.title, facet.detail, figures.reaches(facet.of(view.cells), view.looks, lengths), facet.values)
         for facet in view.facets
         if (lengths := view.lengths(facet)) and facet.of(view.cells)["reach_low"].count()
     ]

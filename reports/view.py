@@ -26,6 +26,11 @@ class Facet:
         """The lines of a table that belong to the panel."""
         return table.filter(*(pl.col(name) == value for name, value in zip(aggregate.FACET, self.key)))
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """What is held fixed, by name."""
+        return dict(zip(aggregate.FACET, self.key))
+
     def __getitem__(self, name: str) -> Any:
         return self.key[aggregate.FACET.index(name)]
 

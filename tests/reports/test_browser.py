@@ -47,11 +47,16 @@ def opened(browser, page, tmp_path_factory):
     file.write_text(page, encoding="utf-8")
     browser.set_window_size(1400, 900)
     browser.get(file.as_uri())
+    drawn(browser)
+    return browser
+
+
+def drawn(browser):
+    """Wait until every figure that can be seen is drawn with the present filters."""
     deadline = time.monotonic() + 60
     while not browser.execute_script("return document.documentElement.dataset.drawn"):
         assert time.monotonic() < deadline, "the figures are not drawn"
-        time.sleep(0.1)
-    return browser
+        time.sleep(0.05)
 
 
 def test_every_figure_is_drawn(opened, page):
@@ -96,18 +101,101 @@ def test_it_fits_the_window_and_its_lines_can_be_seen(opened, width, theme, tmp_
     assert opened.execute_script(wide % width) == 0
     # The black of the palette follows the theme: a style rule looks for the colour Plotly writes.
     stroke = opened.execute_script(
-        "const plot = [...document.querySelectorAll('.plot')].find(p => p.data.some(t => t.meta === 'hybrid'));"
-        "const at = plot.data.findIndex(t => t.meta === 'hybrid');"
+        "const own = trace => trace.meta?.architecture === 'hybrid';"
+        "const plot = [...document.querySelectorAll('.plot')].find(p => p.data.some(own));"
+        "const at = plot.data.findIndex(own);"
         "const line = [...plot.querySelectorAll('.scatterlayer .trace')][at].querySelector('.js-line, .point');"
         "return getComputedStyle(line).stroke"
     )
     assert stroke == ("rgb(26, 26, 26)" if theme == "light" else "rgb(236, 238, 241)")
 
 
-def test_the_legend_hides_an_architecture_everywhere(opened):
-    hidden = "return [...document.querySelectorAll('.plot')].flatMap(p => p.data).filter(t => t.visible === false)"
-    click = "document.querySelector('button[data-architecture=gru]').click();"
-    opened.execute_script(click)
-    assert {trace["meta"] for trace in opened.execute_script(hidden)} == {"gru"}
-    opened.execute_script(click)
-    assert opened.execute_script(hidden) == []
+HIDDEN = (
+    "return [...document.querySelectorAll('.plot')].flatMap(p => p.data)"
+    ".filter(t => t.visible === false).map(t => t.meta)"
+)
+SEEN = "return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility()).length"
+
+
+def click(browser, selector):
+    browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+    drawn(browser)
+
+
+def test_filters_act_on_every_figure_and_table_and_stand_in_the_address(opened):
+    rows = "tr[data-architecture=gru], article[data-architecture=gru]"
+    panels = "figure[data-setting=direct]"
+    everything = [opened.execute_script(SEEN, one) for one in (rows, panels)]
+    assert all(everything)
+    click(opened, "button[data-filter=architecture][value=gru]")
+    assert {meta["architecture"] for meta in opened.execute_script(HIDDEN)} == {"gru"}
+    assert opened.execute_script(SEEN, rows) == 0
+    click(opened, "input[data-filter=setting][value=direct]")
+    assert opened.execute_script(SEEN, panels) == 0
+    click(opened, "input[data-filter=seed][value='1']")
+    gone = opened.execute_script(HIDDEN)
+    assert all(meta["architecture"] == "gru" or meta["seed"] == "1" or meta["setting"] == "direct" for meta in gone)
+    assert {meta["seed"] for meta in gone if meta["architecture"] == "lstm"} >= {"1"}
+    assert opened.execute_script("return location.hash") == "#hide-setting=direct&hide-architecture=gru&hide-seed=1"
+    assert "gru" in opened.execute_script("return document.getElementById('shown').textContent")
+    opened.refresh()
+    drawn(opened)
+    assert opened.execute_script(SEEN, rows) == opened.execute_script(SEEN, panels) == 0
+    opened.execute_script("location.hash = '#cells'")
+    drawn(opened)
+    assert opened.execute_script(SEEN, rows) == 0, "a link within the page forgets the filters"
+    click(opened, "#everything")
+    assert opened.execute_script(HIDDEN) == []
+    assert [opened.execute_script(SEEN, one) for one in (rows, panels)] == everything
+
+
+def test_the_theme_can_be_switched(opened):
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    seen = {}
+    for theme in ("dark", "light"):
+        opened.execute_script("document.querySelector(`[name=theme][value=${arguments[0]}]`).click()", theme)
+        assert f"theme={theme}" in opened.execute_script("return location.hash")
+        seen[theme] = opened.execute_script(paper)
+    assert seen == {"dark": "rgb(20, 23, 28)", "light": "rgb(255, 255, 255)"}
+
+
+def test_the_keyboard_reaches_the_filters_and_focus_is_seen(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    opened.execute_script("history.replaceState(null, '', location.pathname)")
+    opened.refresh()
+    drawn(opened)
+    told = []
+    for _ in range(6):
+        opened.switch_to.active_element.send_keys(Keys.TAB)
+        told.append(
+            opened.execute_script(
+                "const e = document.activeElement; return [e.textContent.trim(), getComputedStyle(e).outlineStyle]"
+            )
+        )
+    assert told[0][0] == "Skip to the results"
+    assert [text.split()[0] for text, _ in told[1:4]] == ["Contents", "Settings", "Seeds"]
+    assert told[4][0] == "mamba1"
+    assert {outline for _, outline in told} == {"solid"}
+
+
+def test_a_figure_has_its_numbers_as_a_table(opened):
+    opened.execute_script("document.querySelector('#curves .numbers-of').open = true")
+    deadline = time.monotonic() + 10
+    read = "return [...document.querySelectorAll('#curves .numbers-of[open] td')].map(cell => cell.textContent)"
+    while not (cells := opened.execute_script(read)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "mamba1 · seed 0" in cells
+    assert any(cell.startswith("length 64, 24 problems, exact 24/24 = 100.0% [") for cell in cells)
+
+
+def test_it_prints_every_figure_and_no_control(opened):
+    opened.execute_script("dispatchEvent(new Event('beforeprint'))")
+    widths = opened.execute_script("return [...document.querySelectorAll('#curves .plot')].map(p => p.layout.width)")
+    assert set(widths) == {330}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert opened.execute_script(SEEN, ".menu, .skip, .modebar") == 0
+    assert opened.execute_script(SEEN, ".bar button") == 7, "the legend stays"
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    opened.execute_script("dispatchEvent(new Event('afterprint'))")

@@ -27,7 +27,7 @@ EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 class Page(HTMLParser):
     """Elements, balanced tags, texts outside scripts, and the figures' JSON."""
 
-    VOID = {"meta", "link", "br", "hr", "img"}
+    VOID = {"meta", "link", "br", "hr", "img", "input"}
 
     def __init__(self, page: str) -> None:
         super().__init__()
