@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from harness.config import Evaluate
 from harness.grid import Grid, Resolved, evaluation_id
-from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS
+from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS, Table
 from harness.search import account
-from harness.store import Store
+from harness.store import Extent, Store
 from harness.work import missing
 
 if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow
+
     from reports.data import ReportData
+
+READERS = 8
+"""Cells whose files are read at the same time: a store may be far away."""
+EXAMPLES = 4
+"""Failed problems of a row file whose long texts a report gets."""
+TEXTS = ("problem", "question", "context", "output", "rollout")
+"""What is too long to be kept of a million rows."""
 
 
 def report_data(grid: Grid, store: Store) -> ReportData:
-    """Everything the store knows of a grid's cells, at the lengths and with the settings the grid asks for."""
+    """Everything the store knows of a grid's cells, at the lengths and with the settings the grid asks for.
+
+    Rows have their long texts (`TEXTS`) with the first failed problems of each point only, and null elsewhere.
+    """
     from reports.data import ReportData, frame
 
     attempts = store.attempts({cell.id for cell in grid.cells})
-    rows = [row for cell in grid.cells for row in rows_of(cell, grid.evaluate(cell), store)]
     about = {
         "name": grid.file.name,
         "title": grid.file.title,
@@ -32,30 +46,86 @@ def report_data(grid: Grid, store: Store) -> ReportData:
         "evaluate": grid.file.evaluate.model_dump(),
         "search": account(grid, store),
     }
-    return ReportData(
-        grid=about,
-        cells=frame(CELLS, [describe(cell, grid.evaluate(cell), store, attempts) for cell in grid.cells]),
-        rows=frame(ROWS, rows),
-        curves=frame(CURVES, [record for cell in grid.cells for record in store.curve(cell.id)]),
-        attempts=frame(ATTEMPTS, attempts),
-    )
+    with ThreadPoolExecutor(READERS) as readers:
+
+        def of_each(read: Callable[[Resolved], Any]) -> list[Any]:
+            return list(readers.map(read, grid.cells))
+
+        return ReportData(
+            grid=about,
+            cells=frame(CELLS, of_each(lambda cell: describe(cell, grid.evaluate(cell), store, attempts))),
+            rows=_below(ROWS, of_each(lambda cell: row_table(cell, grid.evaluate(cell), store))),
+            curves=_below(CURVES, of_each(lambda cell: curve_table(cell, store))),
+            attempts=frame(ATTEMPTS, attempts),
+        )
 
 
-def rows_of(cell: Resolved, evaluate: Evaluate, store: Store) -> list[dict[str, Any]]:
-    """The cell's rows that answer the grid's question: its weights, evaluation settings, lengths and problems."""
+def _below(kind: Table, tables: list[pl.DataFrame | None]) -> pl.DataFrame:
+    """Tables one below the other, with exactly the columns of `kind`; one that was not known then is null."""
+    import polars as pl
+
+    from reports.data import frame
+
+    known = [frame(kind, []), *(table for table in tables if table is not None)]
+    return pl.concat(known, how="diagonal", rechunk=True).select(list(kind))
+
+
+def _asked_for(cell: Resolved, evaluate: Evaluate, store: Store) -> list[Extent]:
+    """The cell's row files that answer the grid's question: its weights, settings, lengths and problems."""
     published = store.published(cell.id)
     if published is None:
         return []
-    asked, evaluation = {"random", *evaluate.stress}, evaluation_id(evaluate)
+    sets, evaluation, checkpoint = {"random", *evaluate.stress}, evaluation_id(evaluate), published["checkpoint"][:16]
     return [
-        row
-        for row in store.rows(cell.id)
-        if row["checkpoint"] == published["checkpoint"]
-        and row["evaluation"] == evaluation
-        and row["length"] in evaluate.lengths
-        and row["stress"] in asked
-        and row["index"] < evaluate.problems
+        extent
+        for extent in store.extents(cell.id)
+        if (extent.checkpoint, extent.evaluation) == (checkpoint, evaluation)
+        and extent.length in evaluate.lengths
+        and extent.stress in sets
+        and extent.start < evaluate.problems
     ]
+
+
+def rows_of(cell: Resolved, evaluate: Evaluate, store: Store) -> list[dict[str, Any]]:
+    """The cell's rows that answer the grid's question, with everything they hold."""
+    return [row for row in store.rows(cell.id, _asked_for(cell, evaluate, store)) if row["index"] < evaluate.problems]
+
+
+def row_table(cell: Resolved, evaluate: Evaluate, store: Store) -> pl.DataFrame | None:
+    """The same rows as a table, the long texts with the first failures of each file only."""
+    import polars as pl
+    import pyarrow
+
+    files = [f"cells/{cell.id}/rows/{extent.file}" for extent in _asked_for(cell, evaluate, store)]
+    if not files:
+        return None
+    whole = pyarrow.concat_tables([_shortened(store.arrow(file, ROWS)) for file in files], promote_options="default")
+    rows = pl.DataFrame(whole).unique(["length", "stress", "index"], keep="first", maintain_order=True)
+    return rows.filter(pl.col("index") < evaluate.problems)
+
+
+def _shortened(rows: pyarrow.Table) -> pyarrow.Table:
+    """The rows of a file with the long texts of the first failed problems only. In Arrow, since Polars would keep the
+    memory of all of them alive."""
+    import numpy
+    import pyarrow
+    from pyarrow import compute
+
+    failed = compute.is_valid(rows["failure"]).to_numpy()
+    first = pyarrow.array(failed & (numpy.cumsum(failed) <= EXAMPLES))
+    for name in TEXTS:
+        if name in rows.column_names:
+            place = rows.column_names.index(name)
+            rows = rows.set_column(place, rows.field(place), compute.if_else(first, rows[name], None))
+    return rows
+
+
+def curve_table(cell: Resolved, store: Store) -> pl.DataFrame | None:
+    """The training curve of the cell's published weights."""
+    import polars as pl
+
+    file = store.curve_file(cell.id)
+    return None if file is None else pl.DataFrame(store.arrow(file, CURVES))
 
 
 def describe(cell: Resolved, evaluate: Evaluate, store: Store, attempts: list[dict[str, Any]]) -> dict[str, Any]:

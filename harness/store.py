@@ -25,10 +25,13 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.errors import UserError
 from harness.schema import CURVES, FORMAT, ROWS, Table
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 class Extent(NamedTuple):
@@ -183,16 +186,15 @@ class Store:
             raise UserError(f"store {self.url!r}: {name} is damaged ({error}); move it away to go on") from error
         return value
 
-    def read_table(self, name: str, kind: Table) -> list[dict[str, Any]]:
-        """Records of a table; a column not known when they were written is null. Raises UserError for damage."""
-        import pyarrow
+    def arrow(self, name: str, kind: Table) -> pyarrow.Table:
+        """A table as its file holds it. Raises UserError for damage."""
         import pyarrow.parquet
 
         try:
-            table = pyarrow.parquet.read_table(io.BytesIO(self.read(name)), page_checksum_verification=True)
-            if unknown := set(table.column_names) - kind.keys():
+            file = pyarrow.parquet.ParquetFile(io.BytesIO(self.read(name)), page_checksum_verification=True)
+            if unknown := set(file.schema_arrow.names) - kind.keys():
                 raise ValueError(f"unknown columns {', '.join(sorted(map(repr, unknown)))}")
-            records: list[dict[str, Any]] = table.to_pylist()
+            return file.read(use_threads=False)
         except UserError:
             raise
         except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -200,6 +202,10 @@ class Store:
                 f"store {self.url!r}: {name} is not a whole Parquet file ({' '.join(str(error).split())[:120]}); "
                 "move it away and run the grid again: what it held will be made anew"
             ) from error
+
+    def read_table(self, name: str, kind: Table) -> list[dict[str, Any]]:
+        """Records of a table; a column not known when they were written is null. Raises UserError for damage."""
+        records: list[dict[str, Any]] = self.arrow(name, kind).to_pylist()
         return [{**dict.fromkeys(kind), **record} for record in records]
 
     # cells -----------------------------------------------------------------------------------------------------
@@ -217,20 +223,25 @@ class Store:
         """Publish the rows of a point; False when they were there already."""
         return self.create(f"cells/{cell}/rows/{extent.file}", parquet(ROWS, rows))
 
-    def rows(self, cell: str) -> Iterator[dict[str, Any]]:
-        """All result rows of a cell, each point and problem once."""
+    def rows(self, cell: str, extents: Iterable[Extent] | None = None) -> Iterator[dict[str, Any]]:
+        """All result rows of a cell, or those of some of its files, each point and problem once."""
         seen = set()
-        for extent in self.extents(cell):
+        for extent in self.extents(cell) if extents is None else extents:
             for row in self.read_table(f"cells/{cell}/rows/{extent.file}", ROWS):
                 key = (row["checkpoint"], row["evaluation"], row["length"], row["stress"], row["index"])
                 if key not in seen:
                     seen.add(key)
                     yield row
 
+    def curve_file(self, cell: str) -> str | None:
+        """Where the training curve of the cell's published weights is; None while it has none."""
+        published = self.published(cell)
+        return f"cells/{cell}/curve-{published['checkpoint']}.parquet" if published else None
+
     def curve(self, cell: str) -> list[dict[str, Any]]:
         """The training curve of the cell's published weights."""
-        published = self.published(cell)
-        return self.read_table(f"cells/{cell}/curve-{published['checkpoint']}.parquet", CURVES) if published else []
+        file = self.curve_file(cell)
+        return [] if file is None else self.read_table(file, CURVES)
 
     def write_curve(self, cell: str, checkpoint: str, curve: Iterable[dict[str, Any]]) -> None:
         self.create(f"cells/{cell}/curve-{checkpoint}.parquet", parquet(CURVES, list(curve)))
@@ -264,16 +275,25 @@ class Store:
 def parquet(table: Table, records: list[dict[str, Any]]) -> bytes:
     """Records as a Parquet file with the table's columns; a missing value is null, an unknown column an error."""
     import pyarrow
-    import pyarrow.parquet
 
     for record in records:
         if extra := record.keys() - table.keys():
             raise ValueError(f"unknown columns {sorted(extra)}")
-    types = {"string": pyarrow.string(), "int64": pyarrow.int64(), "double": pyarrow.float64(), "bool": pyarrow.bool_()}
-    schema = pyarrow.schema([(name, types[kind]) for name, (kind, _) in table.items()])
-    sink = io.BytesIO()
     complete = [{name: record.get(name) for name in table} for record in records]
-    pyarrow.parquet.write_table(
-        pyarrow.Table.from_pylist(complete, schema=schema), sink, compression="zstd", write_page_checksum=True
-    )
+    return encoded(pyarrow.Table.from_pylist(complete, schema=arrow_schema(table)))
+
+
+def arrow_schema(table: Table) -> pyarrow.Schema:
+    import pyarrow
+
+    types = {"string": pyarrow.string(), "int64": pyarrow.int64(), "double": pyarrow.float64(), "bool": pyarrow.bool_()}
+    return pyarrow.schema([(name, types[kind]) for name, (kind, _) in table.items()])
+
+
+def encoded(table: pyarrow.Table) -> bytes:
+    """A table as a Parquet file, every page with its checksum."""
+    import pyarrow.parquet
+
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -129,3 +130,18 @@ def data(
 
     counts = [int(count) for count in workers.split(",")] if workers else []
     finish(bench_data(tasks.split(",") if tasks else [], counts, seconds, batch))
+
+
+@app.command()
+def report(
+    sets: Annotated[
+        list[str], typer.Option("--set", help="key=value on top of the simulated grid; may be repeated.")
+    ] = [],  # noqa: B006
+    repeats: Repeats = 3,
+    keep: Annotated[Path | None, typer.Option(help="Copy the page there.")] = None,
+) -> None:
+    """Time, memory and size of a report over a million simulated rows, and how fast it opens in Chromium."""
+    from harness.bench.report import bench_report
+    from harness.bench.timing import finish
+
+    finish(bench_report(sets, repeats, keep))
