@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import plotly.graph_objects as go
 import polars as pl
 
 from harness.schema import FAILURES
+from reports import graph as go
 from reports import style, wording
 from reports.marks import about
 
@@ -36,7 +36,6 @@ def _axis(**more: Any) -> dict[str, Any]:
 
 def _layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
     figure.update_layout(
-        template="none",
         height=height,
         margin={"l": 44, "r": 12, "t": 12, "b": 40},
         font={"family": _FONT, "size": 12, "color": _GREY},
@@ -90,8 +89,8 @@ def _shade(figure: go.Figure, trained: int) -> None:
     if trained:
         label = {"text": f"trained ≤ {trained:,}", "textposition": "bottom right", "padding": 3}
         figure.add_shape(
-            {"type": "rect", "x0": 1e-3, "x1": trained, "y0": 0, "y1": 1, "yref": "paper", "layer": "below"},
-            line_width=0,
+            **{"type": "rect", "x0": 1e-3, "x1": trained, "y0": 0, "y1": 1, "yref": "paper", "layer": "below"},
+            line={"width": 0},
             fillcolor=_SHADE,
             label={**label, "font": {"size": 10, "color": _GREY}},
         )
@@ -220,7 +219,7 @@ def reaches(summary: pl.DataFrame, looks: dict[str, style.Style], lengths: Seque
     return _layout(figure, 70 + 27 * len(names), xaxis=axis, yaxis=rows, hovermode="closest")
 
 
-def _reach(run: dict[str, Any], row: float, floor: float, look: style.Style) -> go.Scatter:
+def _reach(run: dict[str, Any], row: float, floor: float, look: style.Style) -> go.Trace:
     low, high = run["reach_low"] or floor, run["reach_high"]
     said = f"≥ {run['longest']:,}, the longest tested" if high is None else f"at least {run['reach_low']}, under {high}"
     return go.Scatter(
@@ -253,7 +252,7 @@ def losses(curve: pl.DataFrame, looks: dict[str, style.Style]) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=own["step"].to_list(),
-                y=own["loss"].to_list(),
+                y=own["loss"].round_sig_figs(3).to_list(),
                 mode="lines",
                 name=run_name(first),
                 meta=about(first),

@@ -14,6 +14,19 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 const plots = all(".plot");
 const specification = (plot) => JSON.parse(plot.parentElement.querySelector("script").textContent);
 
+// Plotly, compressed in the page ------------------------------------------------------------------------------------------
+
+async function unpack() {
+  const packed = atob(document.getElementById("plotly").textContent);
+  const bytes = new Uint8Array(packed.length);
+  for (let place = 0; place < packed.length; place++) bytes[place] = packed.charCodeAt(place);
+  const text = new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  const script = document.createElement("script");
+  script.textContent = await text;
+  document.head.append(script);
+}
+const unpacked = plots.length ? unpack() : null;
+
 // Figures ------------------------------------------------------------------------------------------------------------
 // Those near the window first, then the others while nothing else happens; a figure that cannot be seen (folded,
 // filtered) waits until it can. A figure is stale until it is drawn with the present filters.
@@ -29,6 +42,7 @@ async function work() {
   if (working) return;
   working = true;
   delete root.dataset.drawn;
+  await unpacked;
   for (let plot = next(); plot; plot = next()) {
     stale.delete(plot);
     await draw(plot);
@@ -230,6 +244,7 @@ for (const fold of all(".numbers-of")) {
 // Paper has two columns of panels, three of small ones (page.css); every figure is drawn, to their width.
 
 addEventListener("beforeprint", () => {
+  if (!window.Plotly) return;
   sizes.disconnect();
   for (const plot of plots) {
     if (!plot.clientWidth) continue;

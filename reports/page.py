@@ -11,6 +11,7 @@ any other element by `**marks.marks(line)`. Colours come from the variables in p
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 from collections.abc import Callable
 from importlib import resources
@@ -55,15 +56,15 @@ def render(data: ReportData) -> str:
     from plotly.offline import get_plotlyjs
 
     view = View(data)
-    scripts = [get_plotlyjs(), _script()]
+    plotly, script = get_plotlyjs(), _script()
     title = str(data.grid.get("title") or data.grid.get("name") or "Lengthwise report")
     return Template(_file("page.html")).substitute(
-        policy=_policy(scripts),
+        policy=_policy([plotly, script]),
         title=element("title", title),
         style="\n".join(map(_file, STYLES)),
         body=_body(view, title),
-        plotly=scripts[0],
-        script=scripts[1],
+        plotly=_compressed(plotly),
+        script=script,
     )
 
 
@@ -84,6 +85,11 @@ def _header(view: View, title: str) -> Markup:
 
 def _script() -> str:
     return "\n".join(['"use strict";', *[f"{{\n{_file(name)}}}" for name in SCRIPTS]])
+
+
+def _compressed(text: str) -> str:
+    """A third of its size; page.js unpacks it, and the policy lets this very text run."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _file(name: str) -> str:

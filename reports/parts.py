@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import plotly.graph_objects as go
 import polars as pl
 
+from reports import graph as go
 from reports import style
 from reports.legend import swatch
 from reports.marks import marks
@@ -44,7 +44,7 @@ def figure(title: str, detail: str | None, plot: go.Figure, about: Mapping[str, 
     specification = Markup(str(plot.to_json()).replace("<", "\\u003c"))
     caption = element("figcaption", element("b", title), element("small", detail) if detail else None)
     label = f"{title}, {detail}" if detail else title
-    height = f"height:{plot.layout.height}px"
+    height = f"height:{plot.layout['height']}px"
     place = element("div", class_="plot", role="img", aria_label=f"{label}; numbers below", style=height)
     numbers = element("details", element("summary", "Numbers"), element("div", tabindex="0"), class_="numbers-of")
     data = element("script", specification, type="application/json")

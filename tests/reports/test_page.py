@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import plotly.graph_objects as go
 import polars as pl
 import pytest
 
@@ -35,6 +37,7 @@ class Page(HTMLParser):
         self.feed(page)
         self.close()
         assert not self.open
+        self.plotly = gzip.decompress(base64.b64decode(self.scripts[0])).decode() if self.scripts else ""
         self.text = " ".join(" ".join(self.texts).split())
 
     def handle_starttag(self, tag, attrs):
@@ -62,6 +65,11 @@ def empty(**grid) -> ReportData:
     return ReportData(grid, *(frame(schema, []) for schema in (CELLS, ROWS, CURVES, ATTEMPTS)))
 
 
+def checked(figure):
+    """The figure as Plotly's own objects, which refuse what its script would not understand."""
+    return go.Figure(figure.specification())
+
+
 def test_markup_escapes_everything_but_markup():
     assert element("p", "<b>", Markup("<i></i>"), None, ["&", 3]) == "<p>&lt;b&gt;<i></i>&amp;3</p>"
     assert (
@@ -83,14 +91,14 @@ def test_the_page_is_self_contained(page):
     styles = page[page.index("<style>") : page.index("</style>")]
     assert "url(" not in styles
     assert "@import" not in styles
-    assert page.count("* plotly.js v") == 1
+    assert Page(page).plotly.count("* plotly.js v") == 1
     assert "$" not in page[: page.index("<script>")]
 
 
 def test_only_the_pages_own_scripts_may_run(page):
     policy = next(attributes["content"] for tag, attributes in Page(page).elements if "http-equiv" in attributes)
     assert policy.startswith("default-src 'none'")
-    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    scripts = [Page(page).plotly, *re.findall(r"<script>(.*?)</script>", page, re.DOTALL)]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     assert len(digests) == 2
     assert re.findall(r"'sha256-([^']+)'", policy) == digests
@@ -285,7 +293,7 @@ def test_tables_missing_columns_are_refused():
 def test_curves_show_every_seed_with_counts(demo):
     view = View(demo(problems=8))
     facet = view.facets[0]
-    figure = figures.curves(facet.of(view.random), "exact", view.looks)
+    figure = checked(figures.curves(facet.of(view.random), "exact", view.looks))
     assert len(figure.data) == 14
     assert {trace.type for trace in figure.data} == {"scatter"}
     assert figure.layout.xaxis.type == "log"
@@ -296,6 +304,13 @@ def test_curves_show_every_seed_with_counts(demo):
     assert trace.x[-1] == pytest.approx(64, rel=0.1)
     assert f"exact {line['exact_k']}/8" in trace.hovertext[-1]
     assert "length 64, 8 problems" in trace.hovertext[-1]
+
+
+def test_plotly_understands_every_figure(page):
+    parsed = Page(page)
+    assert {trace["type"] for one in parsed.figures for trace in one["data"]} >= {"scatter", "bar"}
+    for one in parsed.figures:
+        go.Figure(one)
 
 
 def test_architectures_look_the_same_in_every_report_and_unlike_each_other():
@@ -348,7 +363,7 @@ def test_chance_is_drawn_where_answers_are_and_can_be_told_from_zero(demo):
     for chance in (0.5, 0.001, None):
         own = points.with_columns(chance=pl.lit(chance, pl.Float64))
         drawn = {measure: figures.curves(own, measure, view.looks) for measure in ("exact", "answer")}
-        names.append([measure for measure in drawn if "chance" in [trace.name for trace in drawn[measure].data]])
+        names.append([measure for measure in drawn if "chance" in [trace["name"] for trace in drawn[measure].data]])
     assert names == [["answer"], [], []]
 
 
