@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from harness.config import Evaluate
 from harness.grid import Grid, Resolved, evaluation_id
-from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS, Table
+from harness.robustness import flips
+from harness.schema import ATTEMPTS, CELLS, CURVES, FLIPS, ROWS, Table
 from harness.search import account
 from harness.store import Extent, Store
 from harness.work import missing
@@ -57,6 +59,9 @@ def report_data(grid: Grid, store: Store) -> ReportData:
             rows=_below(ROWS, of_each(lambda cell: row_table(cell, grid.evaluate(cell), store))),
             curves=_below(CURVES, of_each(lambda cell: curve_table(cell, store))),
             attempts=frame(ATTEMPTS, attempts),
+            flips=frame(
+                FLIPS, list(chain.from_iterable(of_each(lambda cell: flips(cell, grid.evaluate(cell), store))))
+            ),
         )
 
 

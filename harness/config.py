@@ -22,7 +22,9 @@ class Train(Strict):
     max_length: Positive = 5
     """Longest training problem; lengths are uniform over 1..max_length."""
     steps: Positive = 1000
-    """Optimiser steps."""
+    """Optimiser steps of the schedule."""
+    stop_after: Positive | None = None
+    """Stop after so many of them; left out, after the last. As an axis: late checkpoints of one run, each trained."""
     batch: Annotated[int, Field(ge=1, le=4096)] = 128
     """Problems per step, at most a block of the training stream."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -37,6 +39,17 @@ class Train(Strict):
     """Validation problems at training lengths, on which fit and hyper-parameters are judged."""
     mixture: dict[str, Share] = {}
     """Other tasks -> their share of the training problems; the cell's own task gets the rest."""
+
+    @property
+    def last(self) -> int:
+        """The step after which training ends."""
+        return self.steps if self.stop_after is None else self.stop_after
+
+    @model_validator(mode="after")
+    def _stops_within_the_schedule(self) -> Train:
+        if self.last > self.steps:
+            raise ValueError(f"stop_after = {self.stop_after} is past the last of {self.steps} steps")
+        return self
 
     @field_validator("mixture")
     @classmethod
@@ -104,7 +117,8 @@ class Evaluate(Strict):
     batch: Positive = 64
     """Problems evaluated together."""
     chunk: Positive = 1024
-    """Tokens of the oracle that go through the forward at once."""
+    """Tokens of the oracle that go through the forward at once; another number than the default is an evaluation of its
+    own, so that a report can tell which verdicts it flips."""
     precision: Literal["float32", "bf16"] = "float32"
     corrupt: Share = 0.0
     """Control: every token of an observation is replaced with this probability (mode live only)."""

@@ -129,7 +129,7 @@ def longest_first(cells: Iterable[Resolved], todo: Mapping[str, Missing]) -> lis
 
     def work(cell: Resolved) -> int:
         recipe = cell.config.train
-        return recipe.steps * recipe.batch * recipe.max_length if todo[cell.id].training else 0
+        return recipe.last * recipe.batch * recipe.max_length if todo[cell.id].training else 0
 
     return sorted(cells, key=work, reverse=True)
 

@@ -35,7 +35,7 @@ TEXT = 2000
 UNKNOWN = (
     *("answer_right", "token_accuracy", "failure", "ending", "output", "replay_equal"),
     *("divergence", "divergence_step", "divergence_phase", "divergence_role", "expected", "got", "context"),
-    *("rollout_tokens", "rollout_margin", "corrupted", "corrupted_at", "pairs", "pairs_unseen"),
+    *("rollout_tokens", "rollout_margin", "corrupted", "corrupted_at", "pairs", "pairs_unseen", "chunk"),
 )
 """Columns that are null until something is known."""
 
@@ -101,12 +101,21 @@ def _batch(
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     for row in rows:
         row.update(seconds=seconds, peak_bytes=peak, state_bytes=int(model.cost(row["tokens"]).state_bytes))
+        row["flops"] = trajectory_flops(model, row["tokens"])
     if model.learns == "reading":
         for row, problem in zip(rows, batch):
             row.update(coverage(model, scenario, problem, settings.chunk))
     if settings.mode == "verify":
         standing_check(model, scenario, batch, rows, settings)
     return rows
+
+
+def trajectory_flops(model: Any, tokens: int) -> float:
+    """Forward FLOPs of so many tokens: the cost of the next token, read off in the middle of each quarter.
+
+    Exact where every token costs the same (fixed states), a few percent off where it costs more with what is before it.
+    """
+    return tokens * sum(float(model.cost((2 * at + 1) * tokens // 8).flops) for at in range(4)) / 4
 
 
 def verify_then_continue(
@@ -125,7 +134,12 @@ def verify_then_continue(
     starts, continued = [], []
     for problem, result in zip(batch, verified):
         row = _row(scenario, problem, settings, result.tokens, result.own, result.calls, result.longest_walk)
-        row.update(mode="verify", exact=result.divergence is None, token_accuracy=result.right / max(1, result.own))
+        row.update(
+            mode="verify",
+            chunk=settings.chunk,
+            exact=result.divergence is None,
+            token_accuracy=result.right / max(1, result.own),
+        )
         row["margin"] = result.margin
         row["near_tie"] = result.margin < NEAR_TIE[settings.precision]
         if result.divergence is None:

@@ -209,9 +209,10 @@ def resolve(raw: Mapping[str, Any], where: str = "cell") -> Resolved:
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
     shares = scenario.shares if isinstance(scenario, Mixture) else {}
+    stop_after = cell.train.stop_after if cell.train.last < cell.train.steps else None
     cell = cell.model_copy(
         update={
-            "train": cell.train.model_copy(update={"mixture": shares}),
+            "train": cell.train.model_copy(update={"mixture": shares, "stop_after": stop_after}),
             "task": scenario.task.name,
             "form": cell.form if cell.setting in ("interactive", "cot") else Cell().form,  # elsewhere nothing differs
             "tool": scenario.tool_name,
@@ -294,7 +295,9 @@ def evaluation_id(evaluate: Evaluate) -> str:
     """Hash of the evaluation settings that change a result (which points there are does not)."""
     relevant = {name: getattr(evaluate, name) for name in ("mode", "rollout_max", "budget", "precision")}
     control = {"corrupt": evaluate.corrupt} if evaluate.corrupt else {}
-    return digest({"revision": EVALUATION_REVISION, **relevant, **control})
+    chunked = evaluate.mode == "verify" and evaluate.chunk != Evaluate.model_fields["chunk"].default
+    chunk = {"chunk": evaluate.chunk} if chunked else {}
+    return digest({"revision": EVALUATION_REVISION, **relevant, **control, **chunk})
 
 
 def validate(kind: type[Model], raw: Any, where: str) -> Model:

@@ -50,7 +50,7 @@ def estimate(cell: Resolved, grid: Grid, store: Store | None) -> Estimate:
     vocabulary = len(scenario_of(config).vocabulary)
     model = _on_paper(config.architecture, config.size, vocabulary, json.dumps(config.model))
     tokens = training_tokens(config)
-    seen = tokens * config.train.batch * config.train.steps if todo.training else 0.0
+    seen = tokens * config.train.batch * config.train.last if todo.training else 0.0
     each = [((gap.stop - gap.start), point_tokens(config, gap.length)) for gap in todo.points]
     return Estimate(
         cell,

@@ -74,10 +74,15 @@ ROWS: Table = {
     "seconds": ("double", "wall-clock seconds of its batch divided by the problems in it"),
     "peak_bytes": ("int64", "peak device memory while its point was evaluated (CPU: null)"),
     "state_bytes": ("int64", "bytes of the model's state for one sequence at the end of this problem's trajectory"),
+    "flops": (
+        "double",
+        "forward FLOPs of the whole trajectory of `tokens`, `harness.evaluate.trajectory_flops`; null in older rows",
+    ),
     # with what
     "device": ("string", "device name"),
     "kernels": ("string", "the implementation chosen for each operation, `operation=choice` joined by spaces"),
     "precision": ("string", "float32 or bf16"),
+    "chunk": ("int64", "tokens that went through the forward at once; null in live mode and in older rows"),
 }
 
 FAILURES = (
@@ -143,6 +148,19 @@ CURVES: Table = {
     "gradient_norm": ("double", "before clipping"),
     "seconds": ("double", "training seconds so far"),
 }
+
+FLIPS: Table = {
+    "cell": ("string", "id of the cell"),
+    "evaluation": ("string", "hash of the other evaluation settings"),
+    "differs": ("string", "what is other there: `precision bf16 instead of float32`"),
+    "length": ("int64", "the length asked for"),
+    "stress": ("string", "which problems"),
+    "n": ("int64", "problems that both evaluations judged"),
+    "lost": ("int64", "of them exact here and not there"),
+    "gained": ("int64", "of them exact there and not here"),
+    "tied": ("int64", "of those lost and gained, how many were near ties in either evaluation"),
+}
+"""Verdicts on the same problems by the same weights, evaluated in another way: see `harness.robustness`."""
 
 ATTEMPTS: Table = {
     "attempt": ("string", "id"),

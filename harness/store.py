@@ -194,6 +194,9 @@ class Store:
             file = pyarrow.parquet.ParquetFile(io.BytesIO(self.read(name)), page_checksum_verification=True)
             if unknown := set(file.schema_arrow.names) - kind.keys():
                 raise ValueError(f"unknown columns {', '.join(sorted(map(repr, unknown)))}")
+            types = arrow_schema(kind)
+            if wrong := [known.name for known in file.schema_arrow if known.type != types.field(known.name).type]:
+                raise ValueError(f"another type than it should have: {', '.join(wrong)}")
             return file.read(use_threads=False)
         except UserError:
             raise

@@ -101,7 +101,7 @@ def train(
         taken = stepper(model, optimiser, cell)
         began, saved = time.perf_counter() - progress.seconds, time.perf_counter()
         with closing(prepared(cell, taken, progress.step, workers)) as batches:
-            while progress.step < cell.train.steps:
+            while progress.step < cell.train.last:
                 if stop():
                     taken.check()
                     save(snapshot(model, optimiser, progress))
@@ -113,11 +113,11 @@ def train(
                 progress.tokens += batch.real
                 progress.padded += batch.padding
                 progress.tasks = dict(Counter(progress.tasks) + Counter(batch.tasks))
-                if progress.step % LOG_EVERY == 0 or progress.step == cell.train.steps:
+                if progress.step % LOG_EVERY == 0 or progress.step == cell.train.last:
                     loss, norm = taken.check()
                     progress.seconds = time.perf_counter() - began
                     _log(progress, loss, rate, norm, report)
-                if time.perf_counter() - saved > save_seconds and progress.step < cell.train.steps:
+                if time.perf_counter() - saved > save_seconds and progress.step < cell.train.last:
                     taken.check()
                     progress.seconds = time.perf_counter() - began
                     save(snapshot(model, optimiser, progress))

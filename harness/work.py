@@ -111,7 +111,7 @@ def _train(resolved: Resolved, run: Run, store: Store, notify: _Notifier, stop: 
 
     name = f"cells/{resolved.id}/training.pt"
     resume = load(store, name, "move it away, and the cell is trained from the start") if store.exists(name) else None
-    steps = resolved.config.train.steps
+    steps = resolved.config.train.last
     return train(
         resolved.config,
         resume=resume,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS, Table
+from harness.schema import ATTEMPTS, CELLS, CURVES, FLIPS, ROWS, Table
 
 _TYPES = {"string": pl.String, "int64": pl.Int64, "double": pl.Float64, "bool": pl.Boolean}
 
@@ -26,9 +26,17 @@ class ReportData:
     rows: pl.DataFrame
     curves: pl.DataFrame
     attempts: pl.DataFrame
+    flips: pl.DataFrame = field(default_factory=lambda: frame(FLIPS, []))
+    """The same problems judged by the same weights in another way."""
 
     def __post_init__(self) -> None:
-        for name, table in (("cells", CELLS), ("rows", ROWS), ("curves", CURVES), ("attempts", ATTEMPTS)):
+        for name, table in (
+            ("cells", CELLS),
+            ("rows", ROWS),
+            ("curves", CURVES),
+            ("attempts", ATTEMPTS),
+            ("flips", FLIPS),
+        ):
             if missing := table.keys() - set(getattr(self, name).columns):
                 raise ValueError(f"{name}: the columns {', '.join(sorted(missing))} are missing; build it with `frame`")
 

@@ -5,7 +5,7 @@ import torch
 
 from harness.config import Cell, Evaluate
 from harness.decide import NEAR_TIE
-from harness.evaluate import ANSWER, RESULT, Point, agree, evaluate, live
+from harness.evaluate import ANSWER, RESULT, Point, agree, evaluate, live, trajectory_flops
 from harness.schema import ENDINGS, FAILURES, ROWS
 from harness.step import PlainStepper
 from harness.stream import Source, steps
@@ -98,6 +98,14 @@ def test_verified_rows_equal_live_rows_gru(gru):
     compared, rolled = assert_same(verified, lived)
     assert compared >= 0.8 * COUNT
     assert rolled >= 1
+
+
+def test_flops_of_a_trajectory_sum_those_of_its_tokens():
+    for architecture, tolerance in (("gru", 1e-9), ("transformer", 0.01), ("sliding", 0.05)):
+        model = build(architecture, "tiny", 20, {}, device="meta")
+        for tokens in (9, 200, 1500):
+            whole = sum(model.cost(before).flops for before in range(tokens))
+            assert trajectory_flops(model, tokens) == pytest.approx(whole, rel=tolerance)
 
 
 def test_rows_have_the_schema_and_sane_values(gru):

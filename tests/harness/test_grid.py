@@ -93,6 +93,9 @@ def test_the_id_is_the_content(tmp_path):
     explicit = changed(base={"train": {"weight_decay": 0.01}, "size": "tiny"})
     assert {cell.id for cell in load(tmp_path, explicit).cells} == first, "spelling out a default renames nothing"
     assert not first & {cell.id for cell in load(tmp_path, sets=["train.steps=11"]).cells}
+    assert not first & {cell.id for cell in load(tmp_path, sets=["train.stop_after=9"]).cells}
+    last = load(tmp_path, sets=["train.stop_after=10"])
+    assert {cell.id for cell in last.cells} == first, "stopping after the last step stops nothing"
     assert not first & {cell.id for cell in load(tmp_path, sets=["replicate=1"]).cells}
 
 
@@ -148,6 +151,7 @@ def test_raising_a_revision_names_a_new_cell(tmp_path, monkeypatch, owner):
         ({"base": {"train": {"batch": 5000}}}, ["train.batch", "4096"]),
         ({"base": {"train": {"learning_rate": float("inf")}}}, ["train.learning_rate", "finite"]),
         ({"base": {"train": {1: 2}}}, ["key 1"]),
+        ({"base": {"train": {"stop_after": 11}}}, ["train: stop_after = 11", "10 steps"]),
         ({"axes": {"seed": [2**70]}}, ["seed"]),
         ({"axes": {"architecture": ["transformer"]}, "base": {"model": {"heads": 5}}}, ["heads", "5", "d_model"]),
         ({"base": {"task": "..x:Y"}}, ["..x:Y"]),
@@ -230,7 +234,14 @@ def test_ids_stay_what_they_are():
     assert (
         grids.resolve({"architecture": "mamba1", "setting": "direct", "train": {"steps": 7}}).id == "913651cd1c1857c8"
     )
-    defaults = {"max_length": 5, "steps": 1000, "batch": 128, "learning_rate": 1e-3, "weight_decay": 0.01}
+    defaults = {
+        "max_length": 5,
+        "steps": 1000,
+        "stop_after": None,
+        "batch": 128,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.01,
+    }
     defaults |= {"warmup": 0.1, "clip": 1.0, "validation": 128, "mixture": {}}
     assert grids.Cell().train.model_dump() == defaults, "a changed default needs TRAINING_REVISION raised"
 

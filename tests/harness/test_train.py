@@ -41,6 +41,17 @@ def test_resumed_from_any_checkpoint_training_ends_bit_identical(architecture):
         assert resumed.progress.tokens == whole.progress.tokens
 
 
+def test_stopping_after_a_step_gives_the_weights_the_whole_run_has_there():
+    saved = []
+    calls = iter(range(100))
+    with pytest.raises(Stopped):
+        train(cell(), save=saved.append, stop=lambda: next(calls) == 7)
+    early = train(cell(stop_after=7))
+    assert early.progress.step == 7
+    assert early.progress.curve[-1]["step"] == 7
+    assert content_hash(early.model.state_dict()) == content_hash(saved[0]["model"])
+
+
 def test_random_positions_continue_where_they_were():
     randomised = Cell(architecture="transformer", model={"positions": "randomised"}, train=SMALL)
     whole = train(randomised)
