@@ -12,8 +12,11 @@
     parts.py        what sections are put together from
     page.py         the page, with page.html, page.css and page.js
 
-    verdict.py, curves.py, summary.py, failures.py, divergence.py, costs.py, cells.py, provenance.py
-                    the sections, in the order of the page
+    chart.py        small charts of one number against another
+    families.py     cells that differ in nothing but how long they were trained
+    reported.py     what the paper reported, as data
+
+The sections, in the order of the page, are named in page.py.
 
 Imports the row schema of `harness` and nothing else of ours, never torch.
 """

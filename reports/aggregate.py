@@ -111,6 +111,7 @@ def _costs() -> list[pl.Expr]:
     return [
         pl.col("token_accuracy").mean(),
         pl.col("tokens").mean(),
+        pl.col("flops").mean(),
         pl.col("own_tokens").mean(),
         pl.col("tool_calls").mean(),
         pl.col("longest_walk").max(),

@@ -1,85 +1,82 @@
-"""What it cost: training loss, the cost table, and the work of a problem by length."""
+"""What it cost: the table, every kind of cost against length, and accuracy against cost."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
-from reports import aggregate, figures, wording
+from reports import figures, wording
+from reports.chart import FLOPS, PEAK, SECONDS, STATE, TOKENS, Quantity, Series, chart, share_axis
 from reports.marks import marks
-from reports.markup import Markup, folded, table
+from reports.markup import Markup, element, folded, fragment, table
 from reports.parts import architecture, by_architecture, figure, note, panels, part, section
 from reports.view import Facet, View
-
-_CURVE_POINTS = 60_000
-"""Points of all training curves together; longer ones are thinned."""
 
 _COLUMNS = {
     "parameters": ("Parameters", wording.short),
     "flops_per_token": ("FLOPs/token", wording.short),
     "state_bytes": ("State", wording.size),
-    "train_steps": ("Steps", wording.whole),
     "train_tokens": ("Train tokens", wording.short),
+    "train_flops": ("Train FLOPs", wording.short),
     "train_seconds": ("Train time", wording.duration),
-    "padding": ("Padding", lambda share: wording.percent(share, 1)),
     "evaluation_seconds": ("Eval time", wording.duration),
 }
-
 _WORK = {
     "tokens": "Tokens",
     "own_tokens": "of them the model's own",
     "tool_calls": "Tool calls",
     "longest_walk": "Longest walk",
 }
-
-
-def training(view: View) -> Markup | None:
-    """Training loss of every run, failed ones included."""
-    identity = view.cells.select("cell", *aggregate.GROUP, "seed", "replicate", "unfit")
-    curve = view.data.curves.filter(pl.col("loss").is_finite()).join(identity, on="cell", how="inner")
-    if curve.is_empty():
-        return None
-    each = max(50, min(400, _CURVE_POINTS // curve["cell"].n_unique()))
-    thin = curve.sort("cell", "step").filter(_every(each))
-    drawn = [
-        figure(facet.title, facet.detail, figures.losses(own, view.looks), facet.values)
-        for facet in view.facets
-        if not (own := facet.of(thin)).is_empty()
-    ]
-    text = "Mean cross-entropy on the model's own tokens; one line per seed."
-    return section("training", "Training loss", note(text), panels(drawn))
-
-
-def _every(most: int) -> pl.Expr:
-    """Keep about `most` lines of each cell, the last one always."""
-    place, count = pl.int_range(pl.len()).over("cell"), pl.len().over("cell")
-    return ((place % pl.max_horizontal(count // most, 1)) == 0) | (place == count - 1)
+_AGAINST_LENGTH = (TOKENS, FLOPS, SECONDS, PEAK, STATE)
+_AGAINST_ACCURACY = (FLOPS, SECONDS, STATE)
 
 
 def cost(view: View) -> Markup | None:
-    parts = [part for facet in view.facets if (part := _table(view, facet))]
+    parts = [made for facet in view.facets if (made := _facet(view, facet))]
     if not parts:
         return None
     text = (
-        "Means over seeds. FLOPs of one token's forward pass and state bytes of one sequence, both after 1,000 tokens. "
-        "Evaluation seconds are wall-clock, shared evenly among the problems of a batch. Must fail from: the smallest "
-        "length whose likeliest answers, one for each value that the state can have, are those of less than 95% of the "
-        "problems (Theorem 2.1 of Malach et al.), so that no weights solve it; models fail long before."
+        "Means over seeds. FLOPs of one token's forward pass and state bytes of one sequence, both after 1,000 tokens; "
+        "training FLOPs: three forward passes of every training token. Evaluation seconds are wall-clock, shared "
+        "evenly among the problems of a batch; FLOPs of a problem are one forward pass of its trajectory, without "
+        "rollouts; peak memory is the device's, and is not known on a CPU. Must fail from: the smallest length whose "
+        "likeliest answers, one for each value that the state can have, are those of less than 95% of the problems "
+        "(Theorem 2.1 of Malach et al.), so that no weights solve it; models fail long before."
     )
     return section("cost", "Cost", note(text), *parts)
 
 
+def _facet(view: View, facet: Facet) -> Markup | None:
+    inside = [
+        _table(view, facet),
+        _against_length(view, facet),
+        _against_accuracy(view, facet),
+        _by_length(view, facet),
+    ]
+    return part(facet, *inside) if any(inside) else None
+
+
 def _table(view: View, facet: Facet) -> Markup | None:
-    cells = facet.of(view.cells).filter(pl.any_horizontal(pl.col(list(_COLUMNS)).is_not_null()))
+    flops = 3 * pl.col("train_tokens") * pl.col("flops_per_token")
+    cells = facet.of(view.cells).with_columns(flops.alias("train_flops"))
+    cells = cells.filter(pl.any_horizontal(pl.col(list(_COLUMNS)).is_not_null()))
     if cells.is_empty():
         return None
-    body, whose = [], []
+    body, who = [], []
     for name, recipe, own in by_architecture(cells):
-        whose.append(marks({"architecture": name}))
         means = own.select(pl.col(list(_COLUMNS)).mean()).row(0, named=True)
         shown = [say(means[column]) for column, (_, say) in _COLUMNS.items()]
         body.append([architecture(view, name, recipe), *shown, _bound(own)])
+        who.append(marks(_pooled(own)))
     head = ["Architecture", *[title for title, _ in _COLUMNS.values()], "Must fail from"]
-    return part(facet, table(head, body, "numbers", whose), _by_length(view, facet))
+    return table(head, body, "numbers", who)
+
+
+def _pooled(own: pl.DataFrame) -> dict[str, Any]:
+    """Whom a line over seeds is about; unfit where none of them fits."""
+    first = own.row(0, named=True)
+    return {**first, "seed": None, "unfit": bool(own["unfit"].all())}
 
 
 def _bound(own: pl.DataFrame) -> str:
@@ -89,6 +86,71 @@ def _bound(own: pl.DataFrame) -> str:
         return wording.NONE
     length, why = known.select("bound", "no_bound").row(0)
     return wording.whole(length) if length is not None else str(why)
+
+
+def _costed(view: View, facet: Facet) -> pl.DataFrame:
+    """The panel's points with `seconds` and `flops` of one problem.
+
+    Rows from before `flops` was kept: as many as after 1,000 tokens, where the state does not grow (is as large).
+    """
+    known = view.cells.select("cell", "flops_per_token", pl.col("state_bytes").alias("state_after_1000"))
+    old = pl.when(pl.col("state_bytes") == pl.col("state_after_1000")).then(
+        pl.col("tokens") * pl.col("flops_per_token")
+    )
+    return (
+        facet.of(view.random)
+        .join(known, on="cell", how="left")
+        .with_columns((pl.col("seconds") / pl.col("n")).alias("seconds"), pl.coalesce("flops", old).alias("flops"))
+        .sort("length")
+    )
+
+
+def _against_length(view: View, facet: Facet) -> Markup | None:
+    """A small chart per kind of cost that is known, a line per architecture: the mean over its seeds."""
+    points, drawn = _costed(view, facet), []
+    for quantity in _AGAINST_LENGTH:
+        known = points.filter(pl.col(quantity.column) > 0)
+        if known["length"].n_unique() > 1:
+            series = [_mean(name, recipe, own, quantity) for name, recipe, own in by_architecture(known)]
+            across = figures.length_axis(sorted(known["length"].unique()), facet["max_length"])
+            plot = chart(series, view.looks, across, quantity.axis())
+            drawn.append(figure(quantity.title, None, plot, facet.values))
+    return fragment(element("h4", "Against length"), panels(drawn, "panels small")) if drawn else None
+
+
+def _mean(name: str, recipe: str, own: pl.DataFrame, quantity: Quantity) -> Series:
+    means = own.group_by("length").agg(pl.col(quantity.column).mean(), pl.len().alias("seeds")).sort("length")
+    said = [
+        f"length {length:,}: {quantity.say(value)}, mean of {wording.plural(seeds, 'seed')}"
+        for length, value, seeds in means.iter_rows()
+    ]
+    label = figures.escape(f"{name} {recipe}".strip())
+    return Series(_pooled(own), label, means["length"].to_list(), means[quantity.column].to_list(), said)
+
+
+def _against_accuracy(view: View, facet: Facet) -> Markup | None:
+    """Accuracy against what a problem costs, a line per seed through its lengths: who is right for how much."""
+    points, drawn = _costed(view, facet).filter(pl.col("accuracy").is_not_null()), []
+    for quantity in _AGAINST_ACCURACY:
+        known = points.filter(pl.col(quantity.column) > 0)
+        if known.is_empty():
+            continue
+        series = []
+        for _, own in known.group_by("cell", maintain_order=True):
+            lines = own.to_dicts()
+            said = [
+                f"length {line['length']:,}: {line['k']} of {line['of']} right, {quantity.say(line[quantity.column])}"
+                for line in lines
+            ]
+            across, up = [line[quantity.column] for line in lines], [100 * line["accuracy"] for line in lines]
+            series.append(Series(lines[0], figures.run_name(lines[0]), across, up, said))
+        plot = chart(series, view.looks, quantity.axis(), share_axis("right"))
+        drawn.append(figure(f"Right against {quantity.title}", None, plot, facet.values))
+    text = (
+        "A line per seed through its lengths, the longest at its right end; upright where a state does not grow. "
+        "Further left at the same height is cheaper."
+    )
+    return fragment(element("h4", "Accuracy against cost"), note(text), panels(drawn)) if drawn else None
 
 
 def _unread(own: pl.DataFrame, lengths: list[int]) -> list[str]:
@@ -106,15 +168,15 @@ def _by_length(view: View, facet: Facet) -> Markup | None:
     means = pl.col("tokens", "own_tokens", "tool_calls").mean()
     work = points.group_by("length").agg(means, pl.col("longest_walk").max()).sort("length")
     body: list[list[object]] = [[title, *map(wording.whole, work[name])] for name, title in _WORK.items()]
-    whose: list[dict[str, object] | None] = [None] * len(body)
+    who: list[dict[str, object] | None] = [None] * len(body)
     for name, recipe, own in by_architecture(points):
         spent = own.group_by("length").agg(pl.col("seconds").sum() / pl.col("n").sum())
         seconds = dict(spent.iter_rows())
         times = [wording.duration(seconds.get(length)) for length in lengths]
         body.append([architecture(view, name, recipe), *times])
-        whose.append(marks({"architecture": name}))
+        who.append(marks(_pooled(own)))
         if own["pairs"].is_not_null().any():
             body.append([f"(state, symbol) pairs {name} never read, of those needed", *_unread(own, lengths)])
-            whose.append(marks({"architecture": name}))
+            who.append(marks(_pooled(own)))
     head = ["A problem of length", *[f"{length:,}" for length in lengths]]
-    return folded("Work in a problem and seconds to evaluate it, by length", table(head, body, "numbers", whose))
+    return folded("Work in a problem and seconds to evaluate it, by length", table(head, body, "numbers", who))

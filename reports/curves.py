@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 
 from reports import aggregate, figures
@@ -46,8 +48,23 @@ def stress(view: View) -> Markup | None:
 
 
 def _panels(view: View, points: pl.DataFrame, measure: str) -> list[Markup]:
-    return [
-        figure(facet.title, facet.detail, figures.curves(own, measure, view.looks), facet.values)
-        for facet in view.facets
-        if (own := facet.of(points))[measure].count()
-    ]
+    """A panel per facet; where an architecture has several recipes there, one per recipe, so that lines can be told
+    apart."""
+    drawn = []
+    for facet in view.facets:
+        own = facet.of(points)
+        several = own.select(pl.col("recipe").n_unique().over("architecture")).max().item()
+        recipes: list[str | None] = [None]
+        if (several or 0) > 1:
+            recipes = [*sorted(own["recipe"].unique().to_list(), key=_numbers)]
+        for recipe in recipes:
+            lines = own if recipe is None else own.filter(pl.col("recipe") == recipe)
+            if lines[measure].count():
+                detail = facet.detail if not recipe else f"{facet.detail} · {recipe}"
+                drawn.append(figure(facet.title, detail, figures.curves(lines, measure, view.looks), facet.values))
+    return drawn
+
+
+def _numbers(recipe: str) -> list[tuple[float, str]]:
+    """Sort key of a recipe: numbers by their size, so that 250 steps stand before 1000."""
+    return [(float(part), "") if part[:1].isdigit() else (0.0, part) for part in re.split(r"(\d+(?:\.\d+)?)", recipe)]

@@ -29,12 +29,12 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-ser
 FAILURE_COLOURS = dict(zip(FAILURES, ("#0072b2", "#56b4e9", "#e69f00", "#cc79a7", "#d55e00", "#009e73")))
 
 
-def _axis(**more: Any) -> dict[str, Any]:
+def axis(**more: Any) -> dict[str, Any]:
     line = {"gridcolor": _GRID, "linecolor": _GREY, "zeroline": False, "ticks": "outside", "ticklen": 4}
     return {**line, "tickcolor": _GREY, "title": {"standoff": 8}, "automargin": True, "fixedrange": False, **more}
 
 
-def _layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
+def layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
     figure.update_layout(
         height=height,
         margin={"l": 44, "r": 12, "t": 12, "b": 40},
@@ -66,12 +66,12 @@ def _ticks(lengths: Sequence[int], most: int = 7) -> list[int]:
     return chosen[::-1]
 
 
-def _length_axis(lengths: Sequence[int], trained: int) -> dict[str, Any]:
+def length_axis(lengths: Sequence[int], trained: int) -> dict[str, Any]:
     """Log axis over the tested lengths and the training range, labelled at tested lengths."""
     low, high = min([*lengths, trained or lengths[0]]), max([*lengths, trained])
     margin = max(0.04 * math.log10(high / low), 0.03)
     ticks = _ticks(lengths)
-    return _axis(
+    return axis(
         type="log",
         range=[math.log10(low) - margin, math.log10(high) + margin],
         tickvals=ticks,
@@ -80,11 +80,11 @@ def _length_axis(lengths: Sequence[int], trained: int) -> dict[str, Any]:
     )
 
 
-def _percent_axis(ticks: list[int], limits: list[float]) -> dict[str, Any]:
-    return _axis(range=limits, tickvals=ticks, ticktext=[f"{tick}%" for tick in ticks])
+def percent_axis(ticks: list[int], limits: list[float]) -> dict[str, Any]:
+    return axis(range=limits, tickvals=ticks, ticktext=[f"{tick}%" for tick in ticks])
 
 
-def _shade(figure: go.Figure, trained: int) -> None:
+def shade(figure: go.Figure, trained: int) -> None:
     """Shade the lengths that were trained on."""
     if trained:
         label = {"text": f"trained ≤ {trained:,}", "textposition": "bottom right", "padding": 3}
@@ -96,7 +96,7 @@ def _shade(figure: go.Figure, trained: int) -> None:
         )
 
 
-def _trained(table: pl.DataFrame) -> int:
+def longest_trained(table: pl.DataFrame) -> int:
     """Longest training length of a panel; 0 when it is not known."""
     return max(table["max_length"], default=0)
 
@@ -114,7 +114,7 @@ def escape(text: object) -> str:
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _look(architecture: str, unfit: bool, looks: dict[str, style.Style]) -> dict[str, Any]:
+def run_look(architecture: str, unfit: bool, looks: dict[str, style.Style]) -> dict[str, Any]:
     """Line and marker of a run; one that does not fit its training lengths is grey, dotted and hollow."""
     look = looks[architecture]
     colour, marker = (style.UNFIT, f"{look.marker}-open") if unfit else (look.colour, look.marker)
@@ -154,7 +154,7 @@ def curves(points: pl.DataFrame, measure: str, looks: dict[str, style.Style]) ->
     """Accuracy against length of one panel: a line per seed. `measure` is a column of shares, exact or answer."""
     known = points.filter(pl.col(measure).is_not_null()).sort("unfit", "length", descending=[True, False])
     lengths = sorted(points["length"].unique().to_list())
-    trained = _trained(points)
+    trained = longest_trained(points)
     shifts = _shifts(points["architecture"].unique(), lengths)
     figure = go.Figure()
     for (_cell,), own in known.group_by("cell", maintain_order=True):
@@ -170,14 +170,14 @@ def curves(points: pl.DataFrame, measure: str, looks: dict[str, style.Style]) ->
                 hovertext=[_hover(line) for line in lines],
                 hoverinfo="text",
                 cliponaxis=False,
-                **_look(first["architecture"], first["unfit"], looks),
+                **run_look(first["architecture"], first["unfit"], looks),
             )
         )
     if measure == "answer":
         _chance_line(figure, points)
-    _shade(figure, trained)
-    share = _percent_axis([0, 25, 50, 75, 100], [-3, 104])
-    return _layout(figure, HEIGHT, xaxis=_length_axis(lengths, trained), yaxis=share, hovermode="closest")
+    shade(figure, trained)
+    share = percent_axis([0, 25, 50, 75, 100], [-3, 104])
+    return layout(figure, HEIGHT, xaxis=length_axis(lengths, trained), yaxis=share, hovermode="closest")
 
 
 def _chance_line(figure: go.Figure, points: pl.DataFrame) -> None:
@@ -203,7 +203,7 @@ def reaches(summary: pl.DataFrame, looks: dict[str, style.Style], lengths: Seque
     """Reach of every seed of one panel: a marker at the last solved length, a bar to the first that is not."""
     fit = summary.filter(~pl.col("unfit") & pl.col("reach_low").is_not_null())
     names = sorted(summary["architecture"].unique(), key=style.order)
-    trained = _trained(summary)
+    trained = longest_trained(summary)
     floor = 0.7 * min([*lengths, trained or lengths[0]])
     figure = go.Figure()
     for name in names:
@@ -211,12 +211,12 @@ def reaches(summary: pl.DataFrame, looks: dict[str, style.Style], lengths: Seque
         for place, run in enumerate(runs):
             row = names.index(name) + 0.5 * ((place + 0.5) / len(runs) - 0.5)
             figure.add_trace(_reach(run, row, floor, looks[name]))
-    _shade(figure, trained)
-    rows = _axis(tickvals=list(range(len(names))), ticktext=[escape(name) for name in names], showgrid=False)
+    shade(figure, trained)
+    rows = axis(tickvals=list(range(len(names))), ticktext=[escape(name) for name in names], showgrid=False)
     rows |= {"range": [len(names) - 0.05, -0.6], "ticks": ""}
-    axis = _length_axis(lengths, trained)
-    axis["range"] = [math.log10(floor) - 0.03, axis["range"][1] + 0.04]
-    return _layout(figure, 70 + 27 * len(names), xaxis=axis, yaxis=rows, hovermode="closest")
+    across = length_axis(lengths, trained)
+    across["range"] = [math.log10(floor) - 0.03, across["range"][1] + 0.04]
+    return layout(figure, 70 + 27 * len(names), xaxis=across, yaxis=rows, hovermode="closest")
 
 
 def _reach(run: dict[str, Any], row: float, floor: float, look: style.Style) -> go.Trace:
@@ -243,26 +243,29 @@ def _reach(run: dict[str, Any], row: float, floor: float, look: style.Style) -> 
 
 
 def losses(curve: pl.DataFrame, looks: dict[str, style.Style]) -> go.Figure:
-    """Training loss of one panel against steps, log y. `curve` is CURVES joined with who the cell is."""
+    """Training loss of one panel against the real tokens seen, log y. `curve` is CURVES joined with who the cell is."""
     figure = go.Figure()
     for (_cell,), own in curve.group_by("cell", maintain_order=True):
         own = own.sort("step")
         first = own.row(0, named=True)
-        look = _look(first["architecture"], first["unfit"], looks)
+        look = run_look(first["architecture"], first["unfit"], looks)
         figure.add_trace(
             go.Scatter(
-                x=own["step"].to_list(),
+                x=own["tokens"].to_list(),
                 y=own["loss"].round_sig_figs(3).to_list(),
                 mode="lines",
                 name=run_name(first),
                 meta=about(first),
                 line={**look["line"], "width": 1.2},
                 opacity=look["opacity"],
-                hovertemplate=f"<b>{run_name(first)}</b><br>step %{{x:,}}<br>loss %{{y:.2e}}<extra></extra>",
+                customdata=own["step"].to_list(),
+                hovertemplate=f"<b>{run_name(first)}</b><br>step %{{customdata:,}}, %{{x:.3s}} tokens"
+                "<br>loss %{y:.2e}<extra></extra>",
             )
         )
-    loss = _axis(type="log", exponentformat="power", dtick=1, title={"text": "nats per token", "standoff": 6})
-    return _layout(figure, 260, xaxis=_axis(title={"text": "step", "standoff": 6}), yaxis=loss, hovermode="closest")
+    loss = axis(type="log", exponentformat="power", dtick=1, title={"text": "nats per token", "standoff": 6})
+    tokens = axis(title={"text": "training tokens", "standoff": 6}, tickformat="~s", nticks=6)
+    return layout(figure, 260, xaxis=tokens, yaxis=loss, hovermode="closest")
 
 
 def failures(shares: pl.DataFrame) -> go.Figure:
@@ -285,6 +288,6 @@ def failures(shares: pl.DataFrame) -> go.Figure:
                     "%{customdata[0]} of %{customdata[1]} problems<extra></extra>",
                 )
             )
-    share = _percent_axis([0, 50, 100], [0, 100])
-    lengths = _axis(type="category", categoryorder="array", categoryarray=names, ticks="", tickangle=0, nticks=8)
-    return _layout(figure, 150, xaxis=lengths, yaxis=share, barmode="stack", bargap=0.15)
+    share = percent_axis([0, 50, 100], [0, 100])
+    lengths = axis(type="category", categoryorder="array", categoryarray=names, ticks="", tickangle=0, nticks=8)
+    return layout(figure, 150, xaxis=lengths, yaxis=share, barmode="stack", bargap=0.15)

@@ -19,15 +19,20 @@ from string import Template
 
 from reports.bar import bar
 from reports.cells import cells
-from reports.costs import cost, training
+from reports.costs import cost
 from reports.curves import curves, stress
 from reports.data import ReportData
 from reports.divergence import divergences
 from reports.failures import failures
+from reports.heat import heat
 from reports.markup import Markup, element, fragment
+from reports.paper import paper
 from reports.provenance import run
+from reports.robustness import robustness
 from reports.search import search
+from reports.seeds import seeds
 from reports.summary import summary
+from reports.training import training
 from reports.verdict import verdict
 from reports.view import View
 
@@ -35,16 +40,20 @@ SECTIONS: list[Callable[[View], Markup | None]] = [
     verdict,
     curves,
     stress,
+    heat,
     summary,
+    paper,
     search,
     failures,
     divergences,
     training,
     cost,
+    seeds,
+    robustness,
     cells,
     run,
 ]
-STYLES = ["page.css"]
+STYLES = ["page.css", "heat.css"]
 SCRIPTS = ["page.js"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from reports import wording
+from reports.download import downloads
 from reports.markup import Markup, element, folded, fragment
 from reports.parts import section
 from reports.view import View
@@ -31,7 +32,9 @@ def run(view: View) -> Markup:
     ]
     listed = [fragment(element("dt", name), element("dd", value or wording.NONE)) for name, value in facts]
     file = folded("The grid file", element("pre", grid["text"])) if grid.get("text") else None
-    return section("run", "What was run, and with what", element("dl", listed, class_="facts"), file)
+    saved = downloads(view)
+    data = fragment(element("h3", "The numbers behind this page"), saved) if saved else None
+    return section("run", "What was run, and with what", element("dl", listed, class_="facts"), file, data)
 
 
 def standing_check(view: View) -> str:

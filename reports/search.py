@@ -1,17 +1,19 @@
-"""How the recipes were chosen: among what, by which rule, and what the winners did on validation problems."""
+"""How the recipes were chosen: among what, by which rule, and what every one did on validation problems."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from reports import wording
-from reports.markup import Markup, table
+from reports.markup import Markup, element, folded, fragment, table
 from reports.parts import note, section
 from reports.view import View
 
+_TRIED = ["Recipe", "Validation exact", "Validation loss", "Training FLOPs", "Failed trials"]
+
 
 def search(view: View) -> Markup | None:
-    """One line per choice; None for a grid that searched for nothing."""
+    """One line per choice, and behind it every recipe tried; None for a grid that searched for nothing."""
     found: list[dict[str, Any]] = view.data.grid.get("search") or []
     if not found:
         return None
@@ -22,7 +24,8 @@ def search(view: View) -> Markup | None:
         "problems, and the winners were trained again from fresh seeds: no trial is among the runs on this page."
     )
     head = ["For", "Chosen", "Among", "Validation exact", "Validation loss", "Failed trials"]
-    return section("search", "How the recipes were chosen", note(text), table(head, [_line(item) for item in found]))
+    whole = table(head, [_line(item) for item in found], "numbers")
+    return section("search", "How the recipes were chosen", note(text), whole, *map(_trials, found))
 
 
 def _line(item: dict[str, Any]) -> list[str]:
@@ -31,8 +34,45 @@ def _line(item: dict[str, Any]) -> list[str]:
         return [item["name"], "not decided yet", *[wording.NONE] * 4]
     tried = record["tried"]
     winner = next(one for one in tried if one["recipe"] == record["winner"])
-    chosen = ", ".join(f"{field.removeprefix('train.')} {value:g}" for field, value in record["winner"].items())
     among = f"{wording.plural(len(tried), 'recipe')} × {wording.plural(len(winner['trials']), 'seed')}"
-    loss = wording.NONE if winner["loss"] is None else f"{winner['loss']:.2g}"
     failed = f"{sum(one['failed'] for one in tried):,} of {sum(len(one['trials']) for one in tried):,}"
-    return [item["name"], chosen, among, wording.percent(winner["exact"]), loss, failed]
+    return [
+        item["name"],
+        _recipe(record["winner"]),
+        among,
+        wording.percent(winner["exact"]),
+        _loss(winner["loss"]),
+        failed,
+    ]
+
+
+def _trials(item: dict[str, Any]) -> Markup | None:
+    """Every recipe that was tried, the best first by the rule's own measures; the winner is marked."""
+    record = item["record"]
+    if record is None:
+        return None
+    unknown = float("inf")
+    ranked = sorted(
+        record["tried"],
+        key=lambda one: (-one["exact"], *(unknown if one[name] is None else one[name] for name in ("loss", "flops"))),
+    )
+    body = [
+        [
+            fragment(_recipe(one["recipe"]), element("b", " chosen") if one["recipe"] == record["winner"] else None),
+            wording.percent(one["exact"], 1),
+            _loss(one["loss"]),
+            wording.short(one["flops"]),
+            f"{one['failed']} of {len(one['trials'])}",
+        ]
+        for one in ranked
+    ]
+    title = f"All {wording.plural(len(ranked), 'recipe')} tried for {item['name']}"
+    return folded(title, table(_TRIED, body, "numbers"))
+
+
+def _recipe(recipe: dict[str, Any]) -> str:
+    return ", ".join(f"{name.removeprefix('train.')} {value:g}" for name, value in recipe.items())
+
+
+def _loss(loss: float | None) -> str:
+    return wording.NONE if loss is None else f"{loss:.2g}"

@@ -110,11 +110,14 @@ def test_every_section_is_there(page):
         "verdict",
         "curves",
         "stress",
+        "heat",
         "summary",
         "failures",
         "divergences",
         "training",
         "cost",
+        "seeds",
+        "robustness",
         "cells",
         "run",
     ]
@@ -234,7 +237,7 @@ def test_costs_are_means_over_seeds_and_per_problem(demo):
     gru = data.cells.filter(pl.col("cell").is_in(["interactive-gru-0", "interactive-gru-1"]))
     text = Page(cost(View(data))).text
     assert (
-        f"gru {wording.short(gru['parameters'].mean())} {wording.short(gru['flops_per_token'].mean())} 768 B 600"
+        f"gru {wording.short(gru['parameters'].mean())} {wording.short(gru['flops_per_token'].mean())} 768 B 5.40M"
         in text
     )
     assert "Tokens 83 118 153 188 223" in text

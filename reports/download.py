@@ -1,0 +1,38 @@
+"""The aggregated tables inside the page, to be saved as CSV: what the figures were drawn from, without the store."""
+
+from __future__ import annotations
+
+import base64
+
+import polars as pl
+import polars.selectors as cs
+
+from reports.markup import Markup, element
+from reports.view import View
+
+
+def downloads(view: View) -> Markup | None:
+    """A link per table that has lines. They are `data:` links: nothing is asked of the network, no script runs."""
+    found = {name: (table, said) for name, (table, said) in tables(view).items() if table.height}
+    items = [element("li", _link(name, table), f" {said}") for name, (table, said) in found.items()]
+    return element("ul", items, class_="downloads") if items else None
+
+
+def tables(view: View) -> dict[str, tuple[pl.DataFrame, str]]:
+    """File name -> table and what it holds."""
+    cells = view.cells.drop("problems", "near_ties", "replayed", "replayed_equal", "rollout_tokens")
+    return {
+        "points.csv": (view.points, "a line per run, length and problem set: counts, shares, intervals, costs"),
+        "cells.csv": (cells, "a line per run: configuration, budget, reach, versions, why it failed"),
+        "seeds.csv": (
+            view.solved,
+            "a line per architecture and length: how many seeds solve it, and what to expect of another",
+        ),
+        "flips.csv": (view.data.flips, "verdicts that flip when the same weights are judged in another way"),
+    }
+
+
+def _link(name: str, table: pl.DataFrame) -> Markup:
+    text = table.with_columns(cs.float().round_sig_figs(6)).write_csv()
+    data = base64.b64encode(text.encode()).decode()
+    return element("a", name, href=f"data:text/csv;charset=utf-8;base64,{data}", download=name)
