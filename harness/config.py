@@ -39,6 +39,9 @@ class Train(Strict):
     """Validation problems at training lengths, on which fit and hyper-parameters are judged."""
     mixture: dict[str, Share] = {}
     """Other tasks -> their share of the training problems; the cell's own task gets the rest."""
+    stress: dict[str, Share] = {}
+    """Stress sets of the task -> their share of its training problems, at training lengths; the rest are random ones.
+    Validation problems are random ones all the same."""
 
     @property
     def last(self) -> int:
@@ -50,6 +53,13 @@ class Train(Strict):
         if self.last > self.steps:
             raise ValueError(f"stop_after = {self.stop_after} is past the last of {self.steps} steps")
         return self
+
+    @field_validator("stress")
+    @classmethod
+    def _is_a_share(cls, shares: Mapping[str, float]) -> Mapping[str, float]:
+        if sum(shares.values()) > 1:
+            raise ValueError(f"the shares sum to {sum(shares.values()):g}, more than 1")
+        return {name: share for name, share in shares.items() if share}
 
     @field_validator("mixture")
     @classmethod

@@ -208,6 +208,9 @@ def resolve(raw: Mapping[str, Any], where: str = "cell") -> Resolved:
         _try_model(cell.architecture, cell.size, json.dumps(cell.model), len(scenario.vocabulary))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
+    for name in cell.train.stress:
+        if name not in scenario.task.stress:
+            raise unknown(f"stress set of {scenario.task.name}", name, scenario.task.stress, f"{where}: train.stress")
     shares = scenario.shares if isinstance(scenario, Mixture) else {}
     stop_after = cell.train.stop_after if cell.train.last < cell.train.steps else None
     cell = cell.model_copy(
@@ -328,7 +331,7 @@ def _complaint(kind: type[BaseModel], item: Mapping[str, Any], where: str) -> st
 def check_field(key: str, where: str) -> None:
     """Raise UserError unless `key` names a field of a cell; what stands behind an open one is checked elsewhere."""
     known = {f"train.{name}" for name in Train.model_fields} | set(Cell.model_fields)
-    open_ended = {"model.": "OPTION", "tool_options.": "OPTION", "train.mixture.": "TASK"}
+    open_ended = {"model.": "OPTION", "tool_options.": "OPTION", "train.mixture.": "TASK", "train.stress.": "SET"}
     if key not in known and not key.startswith(tuple(open_ended)):
         raise unknown("key", key, known | {field + what for field, what in open_ended.items()}, where)
 

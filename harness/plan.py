@@ -85,7 +85,7 @@ def _flops(model: Any, length: int) -> float:
 def training_tokens(config: Cell) -> float:
     """Mean tokens of a training trajectory, from a few of them."""
     fields = {"task", "form", "setting", "tool", "tool_options"}
-    recipe = config.train.model_dump(include={"max_length", "mixture"})
+    recipe = config.train.model_dump(include={"max_length", "mixture", "stress"})
     return _training_tokens(json.dumps({**config.model_dump(include=fields), "train": recipe}))
 
 
@@ -98,7 +98,7 @@ def point_tokens(config: Cell, length: int) -> float:
 @cache
 def _training_tokens(trained_on: str) -> float:
     config = Cell.model_validate_json(trained_on)
-    sample = scenario_of(config).training_block(config.train.max_length, 0, 0)[:SAMPLE]
+    sample = scenario_of(config).training_block(config.train.max_length, 0, 0, config.train.stress)[:SAMPLE]
     return sum(len(whose.encoded(problem).ids) for whose, problem in sample) / len(sample)
 
 

@@ -52,6 +52,8 @@ class Source:
     tool_options: Mapping[str, Any] = field(default_factory=dict)
     mixture: Mapping[str, float] = field(default_factory=dict)
     """Other tasks -> their share of the problems."""
+    stress: Mapping[str, float] = field(default_factory=dict)
+    """Stress sets of the task -> their share of its problems."""
 
     def __post_init__(self) -> None:
         if self.size > BLOCK:
@@ -89,7 +91,8 @@ def _made_here(source: Source, start: int, stride: int = 1) -> Generator[list[Ro
     for step in count(start, stride):
         block, place = divmod(step, source.per_block)
         if block != drawn:
-            problems, drawn = scenario.training_block(source.max_length, source.data_seed, block), block
+            problems = scenario.training_block(source.max_length, source.data_seed, block, source.stress)
+            drawn = block
         rows = []
         for whose, problem in problems[place * source.size : (place + 1) * source.size]:
             encoded = whose.encoded(problem)

@@ -140,6 +140,7 @@ def source_of(cell: Cell) -> Source:
         cell.form,
         cell.tool_options,
         cell.train.mixture,
+        cell.train.stress,
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Literal
 
@@ -73,10 +73,24 @@ def validation_problems(task: Task, max_length: int, count: int) -> list[Problem
     return _distinct(task, draws, "validation", count, None)
 
 
-def training_stream(task: Task, max_length: int, data_seed: int, block: int) -> list[Problem]:
-    """Block number `block` (from 0) of an endless stream, `BLOCK` problems; problems may come again."""
-    rng = generator(task, "training", max_length, data_seed, block)
-    return [_draw_training(task, rng, max_length) for _ in range(BLOCK)]
+def training_stream(
+    task: Task, max_length: int, data_seed: int, block: int, stress: Mapping[str, float] | None = None
+) -> list[Problem]:
+    """Block number `block` (from 0) of an endless stream, `BLOCK` problems; problems may come again.
+
+    stress: stress set -> its share of the problems, at lengths uniform over 1..`max_length`.
+    Raises ValueError for a set the task does not have.
+    """
+    if not stress:
+        rng = generator(task, "training", max_length, data_seed, block)
+        return [_draw_training(task, task.sample_training, rng, max_length) for _ in range(BLOCK)]
+    for name in stress:
+        if name not in task.stress:
+            raise unknown(f"stress set of {task.name}", name, task.stress)
+    rng = generator(task, "training", max_length, data_seed, block, dict(sorted(stress.items())))
+    samplers = [task.sample_training, *(_up_to(task.stress[name]) for name in sorted(stress))]
+    weights = [1 - sum(stress.values()), *(stress[name] for name in sorted(stress))]
+    return [_draw_training(task, which, rng, max_length) for which in rng.choices(samplers, weights, k=BLOCK)]
 
 
 def jitter(length: int) -> range:
@@ -125,9 +139,13 @@ def _distinct(task: Task, draws: Iterator[Problem], purpose: Purpose, count: int
     return found or spare[:count]
 
 
-def _draw_training(task: Task, rng: random.Random, max_length: int) -> Problem:
+def _up_to(sampler: Sampler) -> Sampler:
+    return lambda rng, max_length: sampler(rng, rng.randint(1, max_length))
+
+
+def _draw_training(task: Task, sampler: Sampler, rng: random.Random, max_length: int) -> Problem:
     for _ in range(_TRAINING_TRIES):
-        problem = task.sample_training(rng, max_length)
+        problem = sampler(rng, max_length)
         if split(problem) == "training" or exempt(task, problem):
             break
     return problem

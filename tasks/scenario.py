@@ -110,9 +110,14 @@ class Scenario:
         """Whether an output written as this setting writes it is right."""
         return self.task.check(problem, output[::-1] if self.setting == "direct_reversed" else output)
 
-    def training_block(self, max_length: int, data_seed: int, block: int) -> list[tuple[Scenario, Problem]]:
-        """Block number `block` of the training stream, each problem with the scenario it is to be recorded in."""
-        return [(self, problem) for problem in training_stream(self.task, max_length, data_seed, block)]
+    def training_block(
+        self, max_length: int, data_seed: int, block: int, stress: Mapping[str, float] | None = None
+    ) -> list[tuple[Scenario, Problem]]:
+        """Block number `block` of the training stream, each problem with the scenario it is to be recorded in.
+
+        stress: stress set of the task -> its share of the problems.
+        """
+        return [(self, problem) for problem in training_stream(self.task, max_length, data_seed, block, stress)]
 
     def record(self, problem: Problem) -> Trajectory:
         """The oracle trajectory: the solver run against the real tool."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -39,6 +40,18 @@ def test_form_setting_and_mixture_reach_the_helpers():
     stream = steps(source, 0, 1)
     assert content(next(stream)) == content(next(steps(source)))
     stream.close()
+
+
+def test_stress_sets_take_their_share_of_the_problems():
+    source = Source("logical_graph", "interactive", 10, 0, 256, form="localised", stress={"deep": 0.5})
+    rows, plain = (next(steps(item)) for item in (source, replace(source, stress={})))
+    tokens, fewer = (sum(map(len, part)) / len(part) for part in (rows, plain))
+    assert tokens > 1.2 * fewer
+    stream = steps(source, 0, 1)
+    assert content(next(stream)) == content(rows)
+    stream.close()
+    with pytest.raises(ValueError, match="unknown stress set of logical_graph 'depp', did you mean 'deep'"):
+        next(steps(replace(source, stress={"depp": 1})))
 
 
 def test_what_goes_wrong_over_there_is_raised_here():
