@@ -401,6 +401,19 @@ def console_text(shown):
     return console.file.getvalue()
 
 
+def test_a_ray_that_does_not_start_gives_one_line(monkeypatch):
+    def too_slow(*_, **__):
+        raise Exception("The current node timed out during startup")  # what Ray raises on a busy machine
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", too_slow)
+    with (
+        pytest.raises(UserError, match=r"Ray at this machine cannot be used: .*timed out during startup"),
+        cluster(None),
+    ):
+        pass
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_lost_node_costs_an_attempt_only(store):

@@ -242,7 +242,7 @@ def test_ids_stay_what_they_are():
         "learning_rate": 1e-3,
         "weight_decay": 0.01,
     }
-    defaults |= {"warmup": 0.1, "clip": 1.0, "validation": 128, "mixture": {}}
+    defaults |= {"warmup": 0.1, "clip": 1.0, "validation": 128, "mixture": {}, "stress": {}}
     assert grids.Cell().train.model_dump() == defaults, "a changed default needs TRAINING_REVISION raised"
 
 
@@ -321,6 +321,15 @@ def test_a_mixture_is_an_axis_and_part_of_the_identity(tmp_path):
 def test_impossible_mixtures_are_refused(tmp_path, share, message):
     text = MIXED.replace("axes: {train.mixture.addition: [0, 0.25, 0.5]}", f"axes: {{train.mixture: [{share}]}}")
     assert message in complaint(tmp_path, text)
+
+
+def test_stress_sets_of_the_training_are_checked_and_part_of_the_identity(tmp_path):
+    text = MIXED.replace("axes: {train.mixture.addition: [0, 0.25, 0.5]}", "axes: {train.stress: [%s]}")
+    none, half = load(tmp_path, text % "{}, {x1: 0.5}, {x1: 0}").cells  # a share of 0 is none
+    assert none.id != half.id
+    assert half.config.train.stress == {"x1": 0.5}
+    assert "unknown stress set of multiplication 'x7'" in complaint(tmp_path, text % "{x7: 0.5}")
+    assert "the shares sum to 1.5, more than 1" in complaint(tmp_path, text % "{x1: 0.75, x2: 0.75}")
 
 
 def test_demanded_kernels_are_checked_when_the_grid_is_read(tmp_path):
