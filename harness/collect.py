@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from harness.beside import failures
 from harness.config import Evaluate
 from harness.grid import Grid, Resolved, evaluation_id
 from harness.robustness import flips
@@ -53,15 +54,18 @@ def report_data(grid: Grid, store: Store) -> ReportData:
         def of_each(read: Callable[[Resolved], Any]) -> list[Any]:
             return list(readers.map(read, grid.cells))
 
+        cells = frame(CELLS, of_each(lambda cell: describe(cell, grid.evaluate(cell), store, attempts)))
+        rows = _below(ROWS, of_each(lambda cell: row_table(cell, grid.evaluate(cell), store)))
         return ReportData(
             grid=about,
-            cells=frame(CELLS, of_each(lambda cell: describe(cell, grid.evaluate(cell), store, attempts))),
-            rows=_below(ROWS, of_each(lambda cell: row_table(cell, grid.evaluate(cell), store))),
+            cells=cells,
+            rows=rows,
             curves=_below(CURVES, of_each(lambda cell: curve_table(cell, store))),
             attempts=frame(ATTEMPTS, attempts),
             flips=frame(
                 FLIPS, list(chain.from_iterable(of_each(lambda cell: flips(cell, grid.evaluate(cell), store))))
             ),
+            failures=failures(grid, cells, rows),
         )
 
 

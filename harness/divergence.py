@@ -13,6 +13,8 @@ from tasks.trajectory import Encoded
 
 CONTEXT = 24
 """Tokens before the divergence that a row shows."""
+TRACED, TRACE = 2, 2_000
+"""Of so many diverged problems of a point the rollout is kept, and so many tokens of it from the divergence on."""
 CHUNK = 4096
 
 Place = tuple[Problem, int, int]

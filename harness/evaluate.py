@@ -6,6 +6,7 @@ weights, the problem and the evaluation settings alone, never of what else was e
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from harness.ahead import Helpers
 from harness.config import Evaluate
 from harness.coverage import coverage
 from harness.decide import NEAR_TIE
-from harness.divergence import describe, described
+from harness.divergence import TRACE, TRACED, describe, described
 from harness.memory import rows_that_fit
 from harness.rollout import Rollout, Start, first_difference, from_question, roll_out
 from harness.verify import Verified, longest, verify
@@ -35,7 +36,7 @@ TEXT = 2000
 UNKNOWN = (
     *("answer_right", "token_accuracy", "failure", "ending", "output", "replay_equal"),
     *("divergence", "divergence_step", "divergence_phase", "divergence_role", "expected", "got", "context"),
-    *("rollout_tokens", "rollout_margin", "corrupted", "corrupted_at", "pairs", "pairs_unseen", "chunk"),
+    *("rollout", "rollout_tokens", "rollout_margin", "corrupted", "corrupted_at", "pairs", "pairs_unseen", "chunk"),
 )
 """Columns that are null until something is known."""
 
@@ -80,6 +81,7 @@ def evaluate(
                     return
                 room = settings.rollout_max - point.diverged - sum(row["exact"] is False for row in rows)
                 rows += _batch(model, scenario, drawn[at : at + size], settings, max(0, room), helpers)
+            _forget(rows, TRACED - point.diverged)
             chance = scenario.task.chance(point.length) if point.stress in ("random", "jittered") else None
             for index, row in enumerate(rows, start=point.start):
                 row.update(constant, index=index, length=point.length, stress=point.stress, chance=chance)
@@ -133,7 +135,16 @@ def verify_then_continue(
     rows: list[Row] = []
     starts, continued = [], []
     for problem, result in zip(batch, verified):
-        row = _row(scenario, problem, settings, result.tokens, result.own, result.calls, result.longest_walk)
+        row = _row(
+            scenario,
+            problem,
+            settings,
+            tokens=result.tokens,
+            own_tokens=result.own,
+            steps=result.steps,
+            tool_calls=result.calls,
+            longest_walk=result.longest_walk,
+        )
         row.update(
             mode="verify",
             chunk=settings.chunk,
@@ -154,6 +165,7 @@ def verify_then_continue(
             continued.append(at)
     for index, rollout in zip(continued, roll_out(model, scenario, starts, settings.precision)):
         _ending(rows[index], scenario, batch[index], rollout)
+        rows[index]["rollout"] = _trace(scenario, rollout.ids)
     return rows
 
 
@@ -167,8 +179,16 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
     rollouts = roll_out(model, scenario, starts, settings.precision)
     rows = []
     for problem, oracle, start, rollout in zip(batch, oracles, starts, rollouts):
-        own = int(oracle.own.sum())
-        row = _row(scenario, problem, settings, len(oracle.ids), own, oracle.calls, oracle.longest_walk)
+        row = _row(
+            scenario,
+            problem,
+            settings,
+            tokens=len(oracle),
+            own_tokens=int(oracle.own.sum()),
+            steps=int(oracle.steps[-1]),
+            tool_calls=oracle.calls,
+            longest_walk=oracle.longest_walk,
+        )
         at = first_difference(oracle, rollout.ids, start.position)
         upto = len(rollout.ids) if at is None else at - start.position + 1
         margin = _least(rollout.margins[:upto])
@@ -178,7 +198,7 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
         row.update(mode="live", exact=at is None, margin=margin, near_tie=margin < NEAR_TIE[settings.precision])
         if at is not None:
             got = rollout.ids[at - start.position]
-            row.update(describe(scenario, problem, at, got)[0])
+            row.update(describe(scenario, problem, at, got)[0], rollout=_trace(scenario, rollout.ids[upto - 1 :]))
             rollout = Rollout(rollout.ids, rollout.margins[upto:], rollout.ending, rollout.output)
         _ending(row, scenario, problem, rollout)
         row["rollout_tokens"] = len(rollout.ids)
@@ -223,16 +243,13 @@ def limit(oracle_tokens: int, settings: Evaluate) -> int:
     return math.ceil(settings.budget * oracle_tokens) + 16
 
 
-def _row(scenario: Scenario, problem: Problem, settings: Evaluate, tokens: int, own: int, calls: int, walk: int) -> Row:
+def _row(scenario: Scenario, problem: Problem, settings: Evaluate, **counts: int) -> Row:
     return {
         **dict.fromkeys(UNKNOWN),
         "problem": problem.key,
         "problem_length": problem.length,
         "question": _text(problem.prompt),
-        "tokens": tokens,
-        "own_tokens": own,
-        "tool_calls": calls,
-        "longest_walk": walk,
+        **counts,
         "work": scenario.task.work(problem),
         "corrupt": settings.corrupt,
         "precision": settings.precision,
@@ -260,6 +277,17 @@ def _ending(row: Row, scenario: Scenario, problem: Problem, rollout: Rollout) ->
     if not row["exact"]:
         least = _least(rollout.margins)
         row["rollout_margin"] = least if math.isfinite(least) else None
+
+
+def _trace(scenario: Scenario, ids: Sequence[int]) -> str:
+    return json.dumps(scenario.vocabulary.decode(ids[:TRACE]))
+
+
+def _forget(rows: Sequence[Row], room: int) -> None:
+    """Keep the rollouts of the first `room` diverged problems only."""
+    diverged = [row for row in rows if row["exact"] is False]
+    for row in diverged[max(0, room) :]:
+        row["rollout"] = None
 
 
 def _least(margins: Sequence[float]) -> float:

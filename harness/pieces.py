@@ -33,6 +33,8 @@ class Round:
     """Completed commands since the beginning of each problem."""
     walks: list[int]
     """Longest walk since the beginning of each problem."""
+    steps: list[int]
+    """The solver step of each row's last token."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Pieces:
     """[R, T]."""
     calls: list[int]
     walks: list[int]
+    steps: list[int]
 
 
 def rounds(
@@ -102,18 +105,19 @@ def _side_by_side(turn: dict[int, Encoded]) -> Pieces:
     for at, piece in enumerate(made):
         ids[at, : lengths[at]], own[at, : lengths[at]] = piece.ids, piece.own
     calls, walks = [piece.calls for piece in made], [piece.longest_walk for piece in made]
-    return Pieces(list(turn), lengths, ids, own, calls, walks)
+    return Pieces(list(turn), lengths, ids, own, calls, walks, [int(piece.steps[-1]) for piece in made])
 
 
 def _round(taken: Sequence[Sequence[Pieces]], size: int, before: list[int], multiple: int) -> Round:
     """Pieces that each source made one after another, as one round. All but a row's last piece have `size` tokens."""
     rows = sorted(row for pieces in taken for row in (pieces[0].rows if pieces else ()))
     place = {row: at for at, row in enumerate(rows)}
-    lengths, calls, walks = ([0] * len(rows) for _ in range(3))
+    lengths, calls, walks, steps = ([0] * len(rows) for _ in range(4))
     for piece in (piece for pieces in taken for piece in pieces):
-        for row, length, made, walk in zip(piece.rows, piece.lengths, piece.calls, piece.walks, strict=True):
+        for row, length, *last in zip(piece.rows, piece.lengths, piece.calls, piece.walks, piece.steps, strict=True):
             at = place[row]
-            lengths[at], calls[at], walks[at] = lengths[at] + length, made, walk
+            lengths[at] += length
+            calls[at], walks[at], steps[at] = last
     width = -(-max(lengths, default=0) // multiple) * multiple
     tokens = np.zeros((len(rows), width), np.int32)
     own = np.zeros(tokens.shape, np.bool_)
@@ -123,4 +127,4 @@ def _round(taken: Sequence[Sequence[Pieces]], size: int, before: list[int], mult
             tokens[where], own[where] = piece.ids, piece.own
     old = {row: at for at, row in enumerate(before)}
     kept = None if rows == before else [old[row] for row in rows]
-    return Round(rows, kept, tokens, own, own.sum(axis=1).tolist(), lengths, calls, walks)
+    return Round(rows, kept, tokens, own, own.sum(axis=1).tolist(), lengths, calls, walks, steps)

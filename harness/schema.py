@@ -44,6 +44,11 @@ ROWS: Table = {
     "failure": ("string", "null when exact (or, without an oracle, right), else one of FAILURES"),
     "ending": ("string", "how a live rollout ended: one of ENDINGS; null when nothing was rolled out"),
     "output": ("string", "the answer the live rollout gave, tokens joined by spaces, cut at 2,000 characters"),
+    "rollout": (
+        "string",
+        "the live rollout from the divergence on, observations included: its first 2,000 tokens as a JSON array; "
+        "null without one, and after the first 2 diverged problems of a point",
+    ),
     "margin": ("double", "least difference of the two best logits over the model's own tokens up to the divergence"),
     "rollout_margin": ("double", "the same over what the live rollout decided after the divergence; null without one"),
     "near_tie": ("bool", "`margin` is below the threshold of the precision: another decoder may decide otherwise"),
@@ -59,6 +64,7 @@ ROWS: Table = {
     # work and cost
     "tokens": ("int64", "tokens of the oracle trajectory, question included (live only: of the rollout)"),
     "own_tokens": ("int64", "tokens of it that the model makes"),
+    "steps": ("int64", "solver steps of it: the number of the last one, the question being step 0"),
     "tool_calls": ("int64", "commands completed in it"),
     "longest_walk": ("int64", "longest run of moves of one pointer in one direction in it"),
     "work": (

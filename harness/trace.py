@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
-from tasks.agent import Environment
+from harness.beside import follow
 from tasks.base import Problem, Role
 from tasks.scenario import Scenario
 from tasks.trajectory import Trajectory
@@ -73,13 +73,14 @@ def _legend(trajectory: Trajectory) -> Text:
 
 def _replay(scenario: Scenario, problem: Problem, trajectory: Trajectory) -> Iterator[tuple[int, int, int, Snapshot]]:
     """Solver step, offsets of its first token and past its last, and the tool's state after it."""
-    environment = Environment(problem.prompt, scenario.make_tool())
+    environment = scenario.environment(problem)
+    asked = len(problem.prompt)
+    happening = follow(environment, trajectory.tokens[asked:])
     stop = 0
     for step, group in groupby(trajectory.steps):
         start, stop = stop, stop + len(list(group))
-        for token, role in zip(trajectory.tokens[start:stop], trajectory.roles[start:stop], strict=True):
-            if role not in (Role.QUESTION, Role.OBSERVATION):
-                environment.act(token)
+        for _ in range(max(start, asked), stop):
+            next(happening)
         yield step, start, stop, environment.tool.snapshot()
 
 

@@ -57,6 +57,7 @@ class Verified:
     resume: Resume | None = None
     calls: int = 0
     longest_walk: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _settle(results: list[Verified], done: _Done, model: Any, keep: int) -> None
         result.tokens += length
         result.own += own
         result.right += own - int(wrong[at])
-        result.calls, result.longest_walk = made.calls[at], made.walks[at]
+        result.calls, result.longest_walk, result.steps = made.calls[at], made.walks[at], made.steps[at]
     if diverged_here and keep:
         _keep(results, done, diverged_here, model, keep)
 

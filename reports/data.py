@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from harness.schema import ATTEMPTS, CELLS, CURVES, FLIPS, ROWS, Table
 
 _TYPES = {"string": pl.String, "int64": pl.Int64, "double": pl.Float64, "bool": pl.Boolean}
+
+Known = Literal["whole", "part", "wrong token"]
+
+
+@dataclass
+class Track:
+    """What one side did from a token of a trajectory on, and what its tool held. Offsets count from that token."""
+
+    tokens: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    """One per token: question, thought, command, observation, output or end."""
+    memory: list[str] = field(default_factory=list)
+    """The cells of the tool's memory once the first token had been taken."""
+    pointers: dict[str, int] = field(default_factory=dict)
+    """Name of a pointer -> the cell it then stood on."""
+    edits: list[tuple[int, int, int, list[str]]] = field(default_factory=list)
+    """What later tokens changed: offset of the token, the cell from which on, how many cells went, what came."""
+    moves: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+    """Pointers that later tokens moved: offset of the token, where they then stood."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed problem, and where it could be replayed, oracle and model side by side from position `start` on."""
+
+    row: dict[str, Any]
+    """Its columns of ROWS."""
+    start: int = 0
+    steps: list[tuple[int, int, str]] = field(default_factory=list)
+    """Where the oracle's solver steps begin: offset, number, name. The first may have begun before `start`."""
+    oracle: Track | None = None
+    model: Track | None = None
+    known: Known = "wrong token"
+    """What is known of the model's tokens from the divergence on."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +62,8 @@ class ReportData:
     attempts: pl.DataFrame
     flips: pl.DataFrame = field(default_factory=lambda: frame(FLIPS, []))
     """The same problems judged by the same weights in another way."""
+    failures: list[Failure] = field(default_factory=list)
+    """A few failed problems to look at, those to show first coming first."""
 
     def __post_init__(self) -> None:
         for name, table in (

@@ -57,7 +57,16 @@ def assert_same(verified, lived):
         if one["near_tie"] or other["near_tie"]:
             continue
         compared += 1
-        for name in (*RESULT, "divergence_phase", "context", "tokens", "own_tokens", "tool_calls", "longest_walk"):
+        for name in (
+            *RESULT,
+            "divergence_phase",
+            "context",
+            "tokens",
+            "own_tokens",
+            "steps",
+            "tool_calls",
+            "longest_walk",
+        ):
             assert one[name] == other[name], (name, one[name], other[name])
         assert one["margin"] == pytest.approx(other["margin"], abs=NEAR_TIE["float32"])
         margins = [row["rollout_margin"] for row in (one, other) if row["rollout_margin"] is not None]

@@ -34,7 +34,11 @@ def test_rounds_hold_the_trajectories_however_they_are_cut(options):
         assert own[at] == oracle.own.tolist()
         last = next(one for one in reversed(made) if at in one.rows)
         place = last.rows.index(at)
-        assert (last.calls[place], last.walks[place]) == (oracle.calls, oracle.longest_walk)
+        assert (last.calls[place], last.walks[place], last.steps[place]) == (
+            oracle.calls,
+            oracle.longest_walk,
+            oracle.steps[-1],
+        )
     assert all(one.tokens.shape[1] % options.get("multiple", 1) == 0 for one in made)
 
 
@@ -59,7 +63,7 @@ def test_helpers_make_the_same_rounds():
                 assert np.array_equal(one.tokens, other.tokens)
                 assert np.array_equal(one.own, other.own)
                 assert (one.rows, one.kept, one.lengths) == (other.rows, other.kept, other.lengths)
-                assert (one.calls, one.walks) == (other.calls, other.walks)
+                assert (one.calls, one.walks, one.steps) == (other.calls, other.walks, other.steps)
 
 
 class Failing(Addition):
