@@ -3,6 +3,7 @@
     data.py         what a report is made from
     statistics.py   intervals, reach, the mean over seeds
     aggregate.py    rows -> points -> cells -> groups of seeds
+    survival.py     hazards of the first error, and where it falls
     view.py         the aggregated tables of one report, and its panels
     style.py        one colour, dash and marker per architecture
     figures.py      Plotly figures
@@ -10,6 +11,7 @@
     markup.py       HTML that escapes by default
     wording.py      numbers as people read them
     parts.py        what sections are put together from
+    viewer.py       the viewer of failed rollouts, with viewer.js and viewer.css
     page.py         the page, with page.html, page.css and page.js
 
     chart.py        small charts of one number against another

@@ -22,13 +22,20 @@ def failures(view: View) -> Markup | None:
     parts: list[Markup] = []
     for facet in view.facets:
         drawn = [
-            figure(name, recipe, figures.failures(own), {**facet.values, "architecture": name})
+            figure(name, _detail(recipe, own), figures.failures(own), {**facet.values, "architecture": name})
             for name, recipe, own in by_architecture(facet.of(pooled))
         ]
         if drawn:
             parts.append(part(facet, panels(drawn, "panels small")))
     text = "Share of problems by the class of their first error, seeds pooled, unfit runs left out."
     return section("failures", "How problems fail", note(text), _legend(pooled), *parts)
+
+
+def _detail(recipe: str, own: pl.DataFrame) -> str:
+    """The recipe, where they differ, and how many problems a bar is a share of."""
+    least, *_, most = 2 * sorted(own["n"])
+    counts = f"n = {least:,}" if least == most else f"n = {least:,} to {most:,}"
+    return f"{recipe} · {counts}" if recipe else counts
 
 
 def _legend(pooled: pl.DataFrame) -> Markup:

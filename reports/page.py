@@ -24,6 +24,7 @@ from reports.curves import curves, stress
 from reports.data import ReportData
 from reports.divergence import divergences
 from reports.failures import failures
+from reports.hazards import hazards
 from reports.heat import heat
 from reports.markup import Markup, element, fragment
 from reports.paper import paper
@@ -45,6 +46,7 @@ SECTIONS: list[Callable[[View], Markup | None]] = [
     paper,
     search,
     failures,
+    hazards,
     divergences,
     training,
     cost,
@@ -53,8 +55,8 @@ SECTIONS: list[Callable[[View], Markup | None]] = [
     cells,
     run,
 ]
-STYLES = ["page.css", "heat.css"]
-SCRIPTS = ["page.js"]
+STYLES = ["page.css", "heat.css", "hazards.css", "viewer.css"]
+SCRIPTS = ["page.js", "viewer.js"]
 
 
 def render(data: ReportData) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.schema import ATTEMPTS, CELLS, CURVES, FAILURES, ROWS
-from reports.data import ReportData, frame
+from reports.data import Failure, ReportData, Track, frame
 from reports.page import render
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
@@ -79,6 +79,7 @@ def make(
         rows=frame(ROWS, rows),
         curves=frame(CURVES, curves),
         attempts=frame(ATTEMPTS, attempts),
+        failures=_failures(cells, rows),
     )
 
 
@@ -174,7 +175,7 @@ def _point(
         row["token_accuracy"] = 1.0 if exact else chance.uniform(0.7, 0.999)
         row["replay_equal"] = True if chance.random() < 0.02 else None
         if not exact:
-            row |= _failure(length, chance)
+            row |= _failure(length, row["tokens"], chance)
             if rolled < 16:
                 rolled += 1
                 right = chance.random() < 0.25
@@ -202,6 +203,7 @@ def _row(cell: dict[str, Any], length: int, stress: str, index: int, chance: ran
         "near_tie": chance.random() < 0.001,
         "tokens": tokens,
         "own_tokens": tokens // 2,
+        "steps": length + 5,
         "tool_calls": tokens // 3 if cell["setting"] == "interactive" else 0,
         "longest_walk": length if cell["setting"] == "interactive" else 0,
         "seconds": 0.0004 * tokens,
@@ -212,10 +214,10 @@ def _row(cell: dict[str, Any], length: int, stress: str, index: int, chance: ran
     }
 
 
-def _failure(length: int, chance: random.Random) -> dict[str, Any]:
+def _failure(length: int, tokens: int, chance: random.Random) -> dict[str, Any]:
     return {
         "failure": chance.choices(FAILURES, weights=[8, 5, 3, 1, 1, 2])[0],
-        "divergence": 12 * length + chance.randrange(20),
+        "divergence": min(tokens - 1, 12 * length + chance.randrange(20)),
         "divergence_step": length + chance.randrange(5),
         "divergence_phase": chance.choice(["walk to =", "add", "copy sum"]),
         "divergence_role": chance.choice(["command", "thought", "output"]),
@@ -223,3 +225,33 @@ def _failure(length: int, chance: random.Random) -> dict[str, Any]:
         "got": chance.choice(["r1", "[ANS]", "3", "c1"]),
         "context": "r1 <5> r2 <+> L1 6 c0 r1 <^> r2 <+> [ANS] r2 <+> R2 r2 <7> R2 r2 <=> R2 r2 <5> R2 r2",
     }
+
+
+def _failures(cells: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[Failure]:
+    """The first failed problem of every fit cell's kind, as if it had been replayed."""
+    fit = {cell["cell"]: (cell["setting"], cell["architecture"]) for cell in cells if cell.get("fit")}
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["length"], row["index"], row["cell"])):
+        if row["exact"] is False and row["stress"] == "random" and row["cell"] in fit:
+            first.setdefault(fit[row["cell"]], frame(ROWS, [row]).row(0, named=True))
+    return [_replayed(row) for row in list(first.values())[:12]]
+
+
+def _replayed(row: dict[str, Any]) -> Failure:
+    start = max(0, row["divergence"] - 24)
+    before = row["context"].split()[-(row["divergence"] - start) :] if row["divergence"] else []
+    tracks = [_track([*before, row[side], *after]) for side, after in (("expected", ["5", "c0", "L1"]), ("got", ["7"]))]
+    at = len(before)
+    return Failure(row, row["divergence"] - at, [(0, 1, "walk"), (at, 2, "add")], *tracks, known="part")
+
+
+def _track(tokens: list[str]) -> Track:
+    """Every digit is a thought, every r1 moves the first pointer."""
+    roles = ["thought" if token.isdigit() else "command" for token in tokens]
+    track = Track(tokens, roles, ["^", "5", "+", "7", "="], {"1": 0, "2": 3})
+    for offset, token in enumerate(tokens[1:], start=1):
+        if token.isdigit():
+            track.edits.append((offset, 5 + len(track.edits), 0, [token]))
+        elif token == "r1":
+            track.moves.append((offset, {"1": len(track.moves) % 5}))
+    return track

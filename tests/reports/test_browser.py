@@ -199,3 +199,51 @@ def test_it_prints_every_figure_and_no_control(opened):
     assert opened.execute_script(SEEN, ".bar button") == 7, "the legend stays"
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     opened.execute_script("dispatchEvent(new Event('afterprint'))")
+
+
+def test_the_viewer_steps_and_jumps(opened, demo):
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select
+
+    failures = demo(problems=24).failures
+    viewer = opened.find_element("id", "viewer")
+    pick = Select(viewer.find_element("css selector", "select"))
+    place = lambda: int(viewer.get_attribute("data-place"))  # noqa: E731
+    here = lambda: [cell.text for cell in viewer.find_elements("css selector", "td.here")]  # noqa: E731
+    cells = lambda side: [  # noqa: E731
+        cell.text for cell in viewer.find_elements("css selector", f"[data-part={side}] span")
+    ]
+    assert len(pick.options) == len(failures)
+    for index in (1, 0):
+        pick.select_by_index(index)
+        first = failures[index]
+        at = first.row["divergence"] - first.start
+        assert place() == at
+        assert here() == [first.row["expected"], first.row["got"]]
+        assert "first wrong token" in viewer.find_element("css selector", ".status").text
+        shown = opened.find_elements("css selector", "article[data-failure]:not([hidden])")
+        assert [card.get_attribute("data-failure") for card in shown] == [str(index)]
+    strip = viewer.find_element("css selector", ".strip")
+    for keys, expected in (
+        (Keys.ARROW_RIGHT, at + 1),
+        (Keys.ARROW_LEFT * 3, at - 2),
+        (Keys.HOME, 0),
+        (Keys.END, at + 3),
+        ("d", at),
+        (Keys.HOME + Keys.ARROW_LEFT, 0),
+    ):
+        strip.send_keys(keys)
+        assert place() == expected, keys
+    assert cells("oracle") == ["^1", "5", "+", "72", "="]
+    strip.send_keys(Keys.END)
+    assert here() == [first.oracle.tokens[-1], ""]
+    thoughts = [token for token in first.oracle.tokens[1:] if token.isdigit()]
+    assert [cell.rstrip("¹²") for cell in cells("oracle")][5:] == thoughts
+    assert "only its first tokens are kept" in viewer.text
+    viewer.find_element("css selector", "[data-go=back]").click()
+    assert place() == at + 2
+    viewer.find_element("css selector", f"th[data-offset='{at}']").click()
+    assert place() == at
+    viewer.find_element("css selector", "input[type=range]").send_keys(Keys.ARROW_RIGHT)
+    assert place() == at + 1
+    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []

@@ -16,7 +16,7 @@ from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS
 from reports import figures, style, wording
 from reports.costs import cost
 from reports.data import ReportData, frame
-from reports.divergence import divergences, examples
+from reports.divergence import divergences
 from reports.markup import Markup, element, fragment, table
 from reports.page import render
 from reports.summary import summary
@@ -113,6 +113,7 @@ def test_every_section_is_there(page):
         "heat",
         "summary",
         "failures",
+        "hazards",
         "divergences",
         "training",
         "cost",
@@ -173,7 +174,7 @@ def test_unfit_runs_are_grey_and_claim_nothing(demo):
     text = Page(render(everyone)).text
     assert "No result yet" in text
     assert "solve addition up to" not in text
-    assert "Where runs first go wrong" not in text
+    assert "Where errors come" not in text
 
 
 def test_failed_and_waiting_cells_are_listed_with_their_reasons(page):
@@ -216,20 +217,22 @@ def test_the_summary_shows_every_seed_and_the_best_one_as_such(demo):
     assert "waiting 1 of 1" in text
 
 
-def test_a_divergence_is_the_first_at_the_shortest_failing_length(demo):
+def test_failures_are_told_with_what_was_expected_and_what_came_of_it(demo):
     view = View(demo())
-    shown = {(line["architecture"], line["setting"]): line for line in examples(view)}
-    gru = view.data.rows.filter(
-        pl.col("cell").str.starts_with("interactive-gru"), pl.col("stress") == "random", ~pl.col("exact")
-    )
-    first = gru.sort("length", "index", "cell").row(0, named=True)
-    line = shown["gru", "interactive"]
-    assert all(line[name] == first[name] for name in ("cell", "length", "index", "context", "expected", "got"))
-    assert len(shown) == 12
-    assert {setting for _, setting in shown} == {"interactive", "single_turn", "direct"}
     text = Page(divergences(view)).text
-    assert f"seed {line['seed']}, length {line['length']}, problem {line['index']}" in text
-    assert f"expected {line['expected']} got {line['got']}" in text
+    settings = {view.cells.filter(pl.col("cell") == one.row["cell"])["setting"][0] for one in view.data.failures}
+    assert settings == {"interactive", "single_turn", "direct"}
+    for failure in view.data.failures:
+        row = failure.row
+        assert f"problem {row['index']}" in text
+        assert f"expected {row['expected']} got {row['got']}" in text
+        assert f"token {row['divergence']:,} of {row['tokens']:,}" in text
+    assert re.search(r"transformer · interactive · length \d+ · (wrong|malformed|past|stopped) ", text)
+    assert divergences(View(replace(view.data, failures=[]))) is None
+    untold = [replace(failure, oracle=None, model=None) for failure in view.data.failures]
+    cards = Page(divergences(View(replace(view.data, failures=untold))))
+    assert len(cards.with_class("facts")) == 12
+    assert not any("data-failures" in attributes for _, attributes in cards.elements)
 
 
 def test_costs_are_means_over_seeds_and_per_problem(demo):
