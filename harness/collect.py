@@ -115,17 +115,16 @@ def row_table(cell: Resolved, evaluate: Evaluate, store: Store) -> pl.DataFrame 
 
 def _shortened(rows: pyarrow.Table) -> pyarrow.Table:
     """The rows of a file with the long texts of the first failed problems only. In Arrow, since Polars would keep the
-    memory of all of them alive."""
+    memory of all of them alive; by `take`, since `if_else` would, too."""
     import numpy
     import pyarrow
-    from pyarrow import compute
 
-    failed = compute.is_valid(rows["failure"]).to_numpy()
-    first = pyarrow.array(failed & (numpy.cumsum(failed) <= EXAMPLES))
+    failed = rows["failure"].is_valid().to_numpy()
+    places = pyarrow.array(numpy.arange(len(failed)), mask=~(failed & (numpy.cumsum(failed) <= EXAMPLES)))
     for name in TEXTS:
         if name in rows.column_names:
             place = rows.column_names.index(name)
-            rows = rows.set_column(place, rows.field(place), compute.if_else(first, rows[name], None))
+            rows = rows.set_column(place, rows.field(place), rows[name].take(places))
     return rows
 
 
