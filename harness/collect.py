@@ -76,7 +76,7 @@ def _below(kind: Table, tables: list[pl.DataFrame | None]) -> pl.DataFrame:
     from reports.data import frame
 
     known = [frame(kind, []), *(table for table in tables if table is not None)]
-    return pl.concat(known, how="diagonal", rechunk=True).select(list(kind))
+    return pl.concat(known, how="diagonal", rechunk=False).select(list(kind))  # a copy would double the memory
 
 
 def _asked_for(cell: Resolved, evaluate: Evaluate, store: Store) -> list[Extent]:
