@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from harness.grid import Grid
     from harness.store import Store
+    from reports.view import View
 
 app = typer.Typer(
     name="lengthwise",
@@ -76,9 +77,11 @@ def run(
     """Train and evaluate what the store does not have yet, then write the report. Run it again to go on."""
     from rich.console import Console
 
+    from harness.collect import report_data
     from harness.driver import refuse_relative_store, run_grid
     from harness.search import chosen
     from harness.tracking import Tracker
+    from reports.view import View
 
     refuse_relative_store(store)
     loaded = _load(grid, sets)
@@ -92,7 +95,7 @@ def run(
         outcome = run_grid(loaded, opened, address=address, tracker=tracker, console=console)
         for cell, reason in outcome.failed.items():
             console.print(f"failed: {cell}: {reason}", soft_wrap=True, markup=False)
-        where = _write_report(loaded, opened)
+        where = _write_report(View(report_data(loaded, opened)), loaded, opened)
         if tracker is not None:
             tracker.finish_grid(loaded, opened)
     finally:
@@ -154,30 +157,64 @@ def report(
     grid: GridArgument,
     store: StoreOption = "results",
     sets: SetOption = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option(help="Write it here instead of into the store.")] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="html, csv, parquet, latex or png; several with commas.")
+    ] = "html",
+    out: Annotated[
+        Path | None, typer.Option(help="Write here instead of into the store: a file, or a folder for several formats.")
+    ] = None,
 ) -> None:
-    """Write the report of what the store has of a grid."""
-    from harness.search import chosen
-
-    opened = _open(store)
-    typer.echo(f"report: {_write_report(chosen(_load(grid, sets), opened), opened, out)}")
-
-
-def _write_report(grid: Grid, store: Store, out: Path | None = None) -> str:
+    """Write the report of what the store has of a grid, as a page or in a format for other programs."""
     from harness.collect import report_data
-    from harness.errors import UserError
-    from reports.page import render
+    from harness.errors import UserError, unknown
+    from harness.search import chosen
+    from reports.export import FORMATS
+    from reports.picture import NoBrowser
+    from reports.view import View
 
-    page = render(report_data(grid, store)).encode()
-    if out is not None:
+    wanted = list(dict.fromkeys(name.strip() for name in formats.split(",")))
+    for name in wanted:
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS, "--format")
+    opened = _open(store)
+    asked, lost = chosen(_load(grid, sets), opened), None
+    if out and len(wanted) > 1:
+        _make_folder(out)
+    view = View(report_data(asked, opened))
+    for name in wanted:
+        file = out / FORMATS[name].file if out and out.is_dir() else out
         try:
-            out.write_bytes(page)
-        except OSError as error:
-            raise UserError(f"--out {out}: cannot be written ({error})") from error
-        return str(out)
-    name = f"grids/{grid.file.name}/report.html"
-    store.write(name, page)
-    return f"{store.url}/{name}"
+            typer.echo(f"report: {_write_report(view, asked, opened, name, file)}")
+        except NoBrowser as error:
+            lost = UserError(f"--format {name}: {error}; the other formats need no browser")
+    if lost:
+        raise lost
+
+
+def _write_report(view: View, grid: Grid, store: Store, name: str = "html", out: Path | None = None) -> str:
+    """Write one format into the store, or to `out`; says where."""
+    from harness.errors import UserError
+    from reports.export import FORMATS
+
+    content = FORMATS[name].make(view)
+    if out is None:
+        file = f"grids/{grid.file.name}/{FORMATS[name].file}"
+        store.write(file, content)
+        return f"{store.url}/{file}"
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error})") from error
+    return str(out)
+
+
+def _make_folder(path: Path) -> None:
+    from harness.errors import UserError
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: several formats need a folder ({error})") from error
 
 
 @app.command()

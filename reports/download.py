@@ -8,6 +8,7 @@ import polars as pl
 import polars.selectors as cs
 
 from reports.markup import Markup, element
+from reports.points import points
 from reports.view import View
 
 
@@ -22,7 +23,7 @@ def tables(view: View) -> dict[str, tuple[pl.DataFrame, str]]:
     """File name -> table and what it holds."""
     cells = view.cells.drop("problems", "near_ties", "replayed", "replayed_equal", "rollout_tokens")
     return {
-        "points.csv": (view.points, "a line per run, length and problem set: counts, shares, intervals, costs"),
+        "points.csv": (points(view), "a line per run, length and problem set: counts, shares, intervals, reach, costs"),
         "cells.csv": (cells, "a line per run: configuration, budget, reach, versions, why it failed"),
         "seeds.csv": (
             view.solved,

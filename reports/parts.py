@@ -39,16 +39,19 @@ def figure(title: str, detail: str | None, plot: go.Figure, about: Mapping[str, 
 
     `about`: whom all of it is about (`Facet.values`, with the architecture where it is of one), for the filters; what
     single traces are about stands in their `meta` (`reports.marks.about`).
-    The JSON cannot end its script element: `<` is written as an escape.
     """
-    specification = Markup(str(plot.to_json()).replace("<", "\\u003c"))
     caption = element("figcaption", element("b", title), element("small", detail) if detail else None)
     label = f"{title}, {detail}" if detail else title
     height = f"height:{plot.layout['height']}px"
     place = element("div", class_="plot", role="img", aria_label=f"{label}; numbers below", style=height)
     numbers = element("details", element("summary", "Numbers"), element("div", tabindex="0"), class_="numbers-of")
-    data = element("script", specification, type="application/json")
-    return element("figure", caption, place, data, numbers, **marks(about or {}))
+    return element("figure", caption, place, embedded(plot), numbers, **marks(about or {}))
+
+
+def embedded(plot: go.Figure) -> Markup:
+    """A figure as JSON in a script element, which it cannot end: `<` is written as an escape."""
+    specification = Markup(str(plot.to_json()).replace("<", "\\u003c"))
+    return element("script", specification, type="application/json")
 
 
 def panels(figures: Sequence[Markup], class_: str = "panels") -> Markup:

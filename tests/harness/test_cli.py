@@ -103,9 +103,34 @@ def test_the_report_can_be_written_from_a_partial_store(grid, tmp_path):
     assert "<html" in out.read_text()
 
 
+def test_the_report_in_other_formats(grid, tmp_path):
+    store, folder = str(tmp_path / "store"), tmp_path / "out" / "paper"
+    Store(store).open(create=True)
+    said = invoke("report", grid, "--store", store, "--format", "csv, latex").output
+    beside = f"{store}/grids/small"
+    assert said.splitlines() == [f"report: {beside}/points.csv", f"report: {beside}/tables.tex"]
+    assert sorted(os.listdir(beside)) == ["points.csv", "tables.tex"]
+    invoke("report", grid, "--store", store, "--format", "csv,parquet", "--out", str(folder))
+    assert sorted(os.listdir(folder)) == ["points.csv", "points.parquet"]
+    invoke("report", grid, "--store", store, "--format", "latex", "--out", str(folder))
+    invoke("report", grid, "--store", store, "--format", "latex", "--out", str(tmp_path / "my.tex"))
+    assert (folder / "tables.tex").read_text().count("\\toprule") == 2
+    assert "\\toprule" in (tmp_path / "my.tex").read_text()
+
+
+def test_without_a_browser_the_other_formats_are_written(capsys, monkeypatch, grid, tmp_path):
+    store = str(tmp_path / "store")
+    Store(store).open(create=True)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    error = fails(capsys, monkeypatch, "report", grid, "--store", store, "--format", "png,csv")
+    assert "--format png: no Chromium or Google Chrome is on the path" in error
+    assert os.listdir(f"{store}/grids/small") == ["points.csv"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
+        (["report", "GRID", "--format", "html,pdf"], ["--format", "'pdf'", "csv, html, latex, parquet, png"]),
         (["plan", "nowhere.yaml"], ["nowhere.yaml", "demo"]),
         (["plan", "GRID", "--set", "train.step=3"], ["train.step", "train.steps"]),
         (["status", "GRID", "--store", "/nonexistent/store"], ["/nonexistent/store", "no Lengthwise store"]),
