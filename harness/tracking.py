@@ -1,5 +1,7 @@
 """MLflow as a view of the store: one run per cell of a grid, under one run for the grid. Only the driver talks to it.
 
+What its user interface then answers is told in docs/mlflow.md; names and texts of runs are made in `harness.labels`.
+
 Rows are the record. Nothing here may fail or hold up a cell, and `sync` makes the same view from the store alone.
 """
 
@@ -21,6 +23,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness import labels
 from harness.collect import rows_of, status_of
 from harness.config import Evaluate
 from harness.errors import UserError, one_line
@@ -35,6 +38,8 @@ STATUS = {"done": "FINISHED", "failed": "FAILED", "waiting": "KILLED", "stopped"
 """MLflow's word for where a cell stands; RUNNING for any other."""
 MULTIPLES = (2, 4, 10)
 """Times the training length at which accuracy is summarised."""
+METRICS = {"exact": "exact_match"}
+"""Shares of a point that have another name here."""
 METRICS_PER_BATCH, PARAMS_PER_BATCH, VALUE_LENGTH = 1000, 100, 500
 QUIET_SECONDS = 60.0
 """A server that failed is left alone for so long."""
@@ -159,7 +164,7 @@ class Mirror:
             return str(found.experiment_id)
         database = database_path(uri)
         location = (database.parent / "mlartifacts").as_uri() if database else None
-        return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+        return str(self.client.create_experiment(EXPERIMENT, location, {labels.NOTE: labels.EXPERIMENT}))
 
     def _find(self) -> Iterator[Any]:
         """The runs of this grid and store, oldest first."""
@@ -180,14 +185,20 @@ class Mirror:
     def parent_run(self) -> Any:
         """The run of the grid."""
         if self.parent is None:
-            self.parent = self._create(self.grid.file.name, {})
+            self.parent = self._create(self.grid.file.name, {labels.NOTE: labels.grid(self.grid.file, [])})
         return self.parent
+
+    def report_link(self) -> str:
+        """The report among the artifacts of the grid's run, as the user interface addresses it."""
+        run = self.parent_run().info.run_id
+        return f"[report](#/experiments/{self.experiment}/runs/{run}/artifacts/report.html)"
 
     def cell_run(self, cell: Resolved, start: int | None = None) -> Any:
         """The run of a cell, made with its parameters and configuration when it is not there."""
         if cell.id not in self.runs:
             parent = self.parent_run().info.run_id
-            run = self._create(cell.name, {CELL: cell.id, "mlflow.parentRunId": parent}, start)
+            tags = {CELL: cell.id, "mlflow.parentRunId": parent, **labels.known(cell)}
+            run = self._create(cell.name, tags, start)
             self.runs[cell.id] = run
             self._describe(run.info.run_id, cell)
         return self.runs[cell.id]
@@ -225,28 +236,36 @@ class Mirror:
         """Make a cell's run say what the store says. A run that says otherwise somewhere is deleted and made anew."""
         began = [moment(attempt["started"]) for attempt in attempts if attempt.get("started")]
         ended = [moment(attempt["ended"]) for attempt in attempts if attempt.get("ended")]
-        metrics = list(finite(store_metrics(cell, self.grid.evaluate(cell), self.store)))
+        story = tell(cell, self.grid.evaluate(cell), self.store)
+        metrics = list(finite(story.metrics))
         run = self.cell_run(cell, min(began, default=None))
-        said = self._said(run, {metric.name for metric in metrics})
-        if any(said.get((metric.name, metric.step), metric.value) != metric.value for metric in metrics):
+        said, others = self._said(run, {metric.name for metric in metrics})
+        if others or any(said.get((metric.name, metric.step), metric.value) != metric.value for metric in metrics):
             self.client.delete_run(run.info.run_id)
             del self.runs[cell.id]
             run, said = self.cell_run(cell, run.info.start_time), {}
         self._log(run, [metric for metric in metrics if (metric.name, metric.step) not in said])
+        self._tag(run.info.run_id, labels.found(cell, outcome, story.published, story.points, self.report_link()))
         status = STATUS.get(outcome, "RUNNING")
         if status == "RUNNING":
             self.client.update_run(run.info.run_id, status=status)
         else:
             self.client.set_terminated(run.info.run_id, status, max(ended, default=None))
 
-    def _said(self, run: Any, names: set[str]) -> dict[tuple[str, int], float]:
-        """What a run holds of these metrics already."""
+    def _said(self, run: Any, names: set[str]) -> tuple[dict[tuple[str, int], float], set[str]]:
+        """What a run holds of these metrics already, and the names of further results in it."""
         held = self.client.get_run(run.info.run_id).data.metrics
-        return {
+        said = {
             (name, metric.step): metric.value
             for name in sorted(names & held.keys())
             for metric in self.client.get_metric_history(run.info.run_id, name)
         }
+        return said, {name for name in held if name.startswith(("eval/", "summary/"))} - names
+
+    def _tag(self, run: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run, tags=[RunTag(name, text) for name, text in tags.items()], synchronous=True)
 
     def _log(self, run: Any, metrics: Iterable[Metric]) -> None:
         """Log with a timestamp that depends on nothing but the step: MLflow keeps a value once per timestamp."""
@@ -262,13 +281,17 @@ class Mirror:
         return any(cell.id not in self.runs for cell in self.grid.cells)
 
     def finish(self) -> None:
-        """Attach grid file and report to the grid's run, and close it."""
+        """Attach grid file and report to the grid's run, tell there who reaches how far, and close it."""
         run = self.parent_run().info.run_id
         self.client.log_text(run, self.grid.text, "grid.yaml")
         report = f"grids/{self.grid.file.name}/report.html"
         if self.store.exists(report):
             self.client.log_text(run, self.store.read(report).decode(), "report.html")
-        said = {self.client.get_run(run.info.run_id).info.status for run in self.runs.values()}
+        held = [self.client.get_run(run.info.run_id) for run in self.runs.values()]
+        link = self.report_link() if self.store.exists(report) else None
+        reaches = [(one.info.run_name, one.data.tags.get(labels.REACH, "")) for one in held]
+        self._tag(run, {labels.NOTE: labels.grid(self.grid.file, reaches, link)})
+        said = {one.info.status for one in held}
         everything = said == {"FINISHED"} and len(self.runs) >= len(self.grid.cells)
         status = "FINISHED" if everything else "FAILED" if "FAILED" in said else "KILLED"
         self.client.set_terminated(run, status)
@@ -290,19 +313,29 @@ class Mirror:
 # what there is to say of a cell ------------------------------------------------------------------------------------
 
 
-def store_metrics(cell: Resolved, evaluate: Evaluate, store: Store) -> Iterator[Metric]:
-    """All metrics of a cell, from the store alone: training curve, points (step = length), summaries."""
+class Story(NamedTuple):
+    """What the store knows of a cell."""
+
+    metrics: list[Metric]
+    """Training curve, points (step = length), summaries."""
+    points: list[dict[str, Any]]
+    published: dict[str, Any]
+    """Empty while nothing is published."""
+
+
+def tell(cell: Resolved, evaluate: Evaluate, store: Store) -> Story:
+    """A cell's story, from the store alone."""
     published = store.published(cell.id)
     if published is None:
-        return
-    yield from curve_metrics(store.curve(cell.id))
+        return Story([], [], {})
     rows = rows_of(cell, evaluate, store)
     points = list(summed(rows))
-    for point in points:
-        yield from point_metrics(point)
+    metrics = list(curve_metrics(store.curve(cell.id)))
+    metrics += [metric for point in points for metric in point_metrics(point)]
     # A summary's step is the number of rows it is made from, so that those of a grown grid come after those before.
-    for name, value in summaries(points, cell.config.train.max_length, published).items():
-        yield Metric(f"summary/{name}", len(rows), value)
+    summed_up = summaries(points, cell.config.train.max_length, published)
+    metrics += [Metric(f"summary/{name}", len(rows), value) for name, value in summed_up.items()]
+    return Story(metrics, points, published)
 
 
 def curve_metrics(curve: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
@@ -323,23 +356,31 @@ def summed(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def point_metrics(point: Mapping[str, Any]) -> Iterator[Metric]:
-    """For example `eval/exact`, of a stress set `eval/exact/carries`."""
+    """For example `eval/exact_match`, of a stress set `eval/exact_match/carries`."""
     suffix = "" if point["stress"] == "random" else f"/{point['stress']}"
     for name in ("exact", "answer_right", "token_accuracy"):
         if point.get(name) is not None:
-            yield Metric(f"eval/{name}{suffix}", point["length"], float(point[name]))
+            yield Metric(f"eval/{METRICS.get(name, name)}{suffix}", point["length"], float(point[name]))
 
 
 def summaries(points: list[dict[str, Any]], trained: int, published: Mapping[str, Any]) -> dict[str, float]:
-    """One number each: how far, how well at multiples of the training length, and at what cost."""
-    from reports.statistics import reach
+    """One number each: how far, how well at the training length, multiples of it and the longest, and at what cost.
+
+    Reach is the end of the unbroken run of solved lengths; the largest solved length may lie beyond a gap. An unfit
+    cell has neither, so that a table sorted by them begins with runs that count.
+    """
+    from reports.statistics import SOLVED
 
     exact = {point["length"]: point["exact"] for point in points if point["stress"] == "random"}
     known = {name: published.get(name) for name in ("validation_exact", "train_seconds", "parameters")}
+    known["exact_at_trained"], known["exact_at_longest"] = exact.get(trained), exact.get(max(exact, default=0))
     for times in MULTIPLES:
         known[f"exact_at_{times}x"] = exact.get(times * trained)
-    reached = reach(list(exact), list(exact.values()))
-    known["longest_length_95"] = reached.low if reached else None
+    reached = labels.reach(points, published)
+    if reached is not None:
+        solved = [at for at, share in labels.accuracies(points).items() if share is not None and share >= SOLVED]
+        known["reach"], known["largest_length_95"] = reached.low, max(solved, default=0)
+        known["reach_times_trained"] = reached.low / trained
     return {name: float(value) for name, value in known.items() if value is not None}
 
 

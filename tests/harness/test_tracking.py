@@ -9,7 +9,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from harness import tracking
+from harness import labels, tracking
 from harness.config import Cell, Evaluate, GridFile
 from harness.errors import UserError
 from harness.grid import Grid, Resolved, evaluation_id
@@ -127,11 +127,15 @@ def test_sync_tells_what_the_store_knows(store, tmp_path):
     loss = held["cell0", "train/loss"]
     assert [(step, value) for step, value, _ in loss] == [(record["step"], record["loss"]) for record in CURVE]
     assert ("cell0", "train/gradient_norm") not in held  # never finite
-    assert [(step, value) for step, value, _ in held["cell0", "eval/exact"]] == [(3, 1.0), (6, 0.75), (12, 0.5)]
-    assert [step for step, _, _ in held["cell0", "eval/exact/carries"]] == [3, 6, 12]
+    assert [(step, value) for step, value, _ in held["cell0", "eval/exact_match"]] == [(3, 1.0), (6, 0.75), (12, 0.5)]
+    assert [step for step, _, _ in held["cell0", "eval/exact_match/carries"]] == [3, 6, 12]
     assert [value for _, value, _ in held["cell0", "eval/token_accuracy"]] == [1.0, 0.875, 0.75]
     assert {name: value for name, value in done.data.metrics.items() if name.startswith("summary/")} == {
-        "summary/longest_length_95": 3,
+        "summary/reach": 3,
+        "summary/reach_times_trained": 1,
+        "summary/largest_length_95": 3,
+        "summary/exact_at_trained": 1.0,
+        "summary/exact_at_longest": 0.5,
         "summary/exact_at_2x": 0.75,
         "summary/exact_at_4x": 0.5,
         "summary/validation_exact": 1.0,
@@ -139,6 +143,22 @@ def test_sync_tells_what_the_store_knows(store, tmp_path):
         "summary/parameters": 1234,
     }
     assert not any(cell == "cell1" for cell, _ in held)
+
+
+def test_tags_and_descriptions_say_who_reaches_how_far(store):
+    sync(filled(store), store)
+    client = client_of(store)
+    found, _ = runs(client)
+    tags = found["cell0"].data.tags
+    assert (tags["reach"], tags["dataset"], tags["model_size"]) == ("3", "addition up to 3", "tiny, 1.23k parameters")
+    assert found["cell1"].data.tags["reach"] == "failed"
+    experiment, parent = found["parent"].info.experiment_id, found["parent"].info.run_id
+    link = f"[report](#/experiments/{experiment}/runs/{parent}/artifacts/report.html)"
+    assert tags["mlflow.note.content"] == f"Reach **3**, trained up to 3. Its grid's {link}."
+    note = found["parent"].data.tags["mlflow.note.content"]
+    assert link in note
+    assert note.endswith("| gru | 3, failed |")
+    assert "summary/reach" in client.get_experiment(experiment).tags["mlflow.note.content"]
 
 
 def test_artifacts_lie_beside_the_database(store, tmp_path):
@@ -178,7 +198,7 @@ def test_a_grown_grid_adds_to_its_runs(store):
     sync(grown, store)
     assert {cell: run.info.run_id for cell, run in runs(client)[0].items()} == ids
     held = histories(client)
-    assert [step for step, _, _ in held["cell0", "eval/exact"]] == [3, 6, 12, 24]
+    assert [step for step, _, _ in held["cell0", "eval/exact_match"]] == [3, 6, 12, 24]
     steps = [step for step, _, _ in held["cell0", "summary/exact_at_2x"]]
     assert steps == [24, 32]  # rows before, rows now: the later one counts
 
@@ -333,13 +353,58 @@ def test_names_and_values_mlflow_takes():
     assert dict(flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [3]})) == {"a.b": 1, "a.c.d": 2, "e": [3]}
 
 
-def test_summaries_leave_out_what_was_not_evaluated():
-    points = [
-        {"stress": stress, "length": length, "exact": exact}
-        for stress, length, exact in [("random", 5, 1.0), ("random", 10, 0.96), ("random", 50, 0.2), ("zeros", 20, 1.0)]
+def points_of(*exact):
+    return [
+        {"stress": stress, "length": length, "exact": share, "answer_right": 0.5} for stress, length, share in exact
     ]
-    found = summaries(points, 5, {"validation_exact": 0.99})
-    assert found == {"validation_exact": 0.99, "exact_at_2x": 0.96, "exact_at_10x": 0.2, "longest_length_95": 10.0}
+
+
+def test_summaries_leave_out_what_was_not_evaluated():
+    points = points_of(("random", 5, 1.0), ("random", 10, 0.96), ("random", 50, 0.2), ("zeros", 20, 1.0))
+    assert summaries(points, 5, {"validation_exact": 0.99}) == {
+        **{"validation_exact": 0.99, "reach": 10.0, "reach_times_trained": 2.0, "largest_length_95": 10.0},
+        **{"exact_at_trained": 1.0, "exact_at_2x": 0.96, "exact_at_10x": 0.2, "exact_at_longest": 0.2},
+    }
+
+
+def test_the_largest_length_may_lie_beyond_a_gap_and_the_reach_does_not():
+    found = summaries(points_of(("random", 4, 1.0), ("random", 8, 0.9), ("random", 9, 1.0)), 4, {})
+    assert (found["reach"], found["largest_length_95"]) == (4.0, 9.0)
+
+
+def test_an_unfit_cell_claims_no_reach():
+    grid = grid_of()
+    points, published = points_of(("random", 3, 0.9), ("random", 6, 1.0)), {"validation_exact": 0.9}
+    assert not {"reach", "largest_length_95"} & summaries(points, 3, published).keys()
+    assert labels.found(grid.cells[0], "done", published, points, "")["reach"] == "unfit"
+
+
+def test_tasks_without_an_oracle_reach_by_their_answers():
+    points = [{**point, "answer_right": 1.0} for point in points_of(("random", 3, None), ("random", 6, None))]
+    assert summaries(points, 3, {}) == {"reach": 6.0, "reach_times_trained": 2.0, "largest_length_95": 6.0}
+    assert labels.found(grid_of().cells[0], "done", {}, points, "")["reach"] == "≥ 6"
+    assert labels.found(grid_of().cells[0], "waiting", {}, [], "")["reach"] == "waiting"
+
+
+def test_the_table_of_a_grid_is_sorted_by_the_median_seed_escaped_and_bounded():
+    file = grid_of().file.model_copy(update={"title": "<b>*|", "description": "a\nb"})
+    reaches = [("a seed=0", "12"), ("a seed=1", "< 3"), ("b|c seed=0", "≥ 1,000"), ("d seed=0", "unfit")]
+    note = labels.grid(file, reaches)
+    assert note.startswith("**\\<b\\>\\*\\|**\n\na b\n\n")
+    assert note.splitlines()[-3:] == ["| b\\|c | ≥ 1,000 |", "| a | 12, \\< 3 |", "| d | unfit |"]
+    long = labels.grid(file, [(f"{'x' * 90}{at} seed=0", "3") for at in range(100)])
+    assert len(long) < 5000
+    assert long.endswith(" more in the report.")
+
+
+def test_results_of_other_names_in_a_run_are_not_kept(store):
+    grid = filled(store)
+    sync(grid, store)
+    client = client_of(store)
+    good, before = histories(client), runs(client)[0]["cell0"].info.run_id
+    client.log_metric(before, "eval/exact", 1.0, step=3)
+    sync(grid, store)
+    assert histories(client) == good
 
 
 def test_cells_that_were_done_before_get_their_runs(store):
