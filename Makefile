@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 STORE ?= results
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo example-report test test-slow lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m harness run demo --store $(STORE)
+
+example-report: demo
+	$(BIN)/python -m harness report demo --store $(STORE) --out docs/example-report.html
 
 # Two processes of one thread each; a file stays in one of them, so that tests share what they start.
 test: $(STAMP)

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from harness.schema import ATTEMPTS, CELLS, FLIPS, ROWS, Table
-from reports.data import ReportData
+from reports.data import Failure, ReportData, Track
 from reports.page import render
 
 EVIL = """'"></script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>&lt;b&gt;{{7*7}}<!--"""
@@ -32,6 +32,32 @@ def _evil(table: pl.DataFrame, schema: Table) -> pl.DataFrame:
             pl.when(pl.col(name) == "random").then(pl.col(name)).otherwise(pl.col(name) + pl.lit(EVIL)).alias(name)
             for name in kept
         ),
+    )
+
+
+def _evil_failure(failure: Failure) -> Failure:
+    told = {
+        name: value + EVIL
+        for name, value in failure.row.items()
+        if isinstance(value, str) and (name not in _KEPT or name == "cell")
+    }
+    return replace(
+        failure,
+        row=failure.row | told,
+        steps=[(at, number, name + EVIL) for at, number, name in failure.steps],
+        oracle=failure.oracle and _evil_track(failure.oracle),
+        model=failure.model and _evil_track(failure.model),
+    )
+
+
+def _evil_track(track: Track) -> Track:
+    return Track(
+        [token + EVIL for token in track.tokens],
+        track.roles,
+        [cell + EVIL for cell in track.memory],
+        {name + EVIL: at for name, at in track.pointers.items()},
+        [(at, start, gone, [cell + EVIL for cell in came]) for at, start, gone, came in track.edits],
+        [(at, {name + EVIL: to for name, to in moved.items()}) for at, moved in track.moves],
     )
 
 
@@ -60,6 +86,7 @@ def evil(demo) -> ReportData:
         curves=data.curves.with_columns(pl.col("cell") + pl.lit(EVIL)),
         attempts=_evil(data.attempts, ATTEMPTS).with_columns(pl.lit(EVIL).alias("outcome")),
         flips=_evil(data.flips, FLIPS),
+        failures=[_evil_failure(failure) for failure in data.failures],
     )
 
 
