@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +23,15 @@ class Quantity:
     say: Callable[[float | None], str]
     unit: str = ""
 
-    def axis(self, log: bool = True) -> dict[str, Any]:
-        kind = {"type": "log"} if log else {"rangemode": "tozero"}
-        label = {"text": self.title, "standoff": 6}
-        return figures.axis(**kind, tickformat="~s", ticksuffix=self.unit, nticks=6, title=label)
+    def axis(self, values: Sequence[float], log: bool = True, named: bool = True) -> dict[str, Any]:
+        """An axis for these values. A log one has ticks that cannot collide, and is linear after all where the values
+        lie within a factor of 2. `named`: with its title."""
+        decades = math.log10(max(values) / min(values)) if log and values else 0.0
+        scale: dict[str, Any] = {"nticks": 6}
+        if decades > math.log10(2):
+            scale = {"type": "log", "dtick": "D2" if decades < 1.5 else math.ceil(decades / 5)}
+        title = {"text": self.title if named else "", "standoff": 6}
+        return figures.axis(**scale, tickformat="~s", ticksuffix=self.unit, title=title)
 
 
 TOKENS = Quantity("tokens", "tokens of a problem", wording.short)
@@ -66,8 +72,8 @@ def chart(
             look["marker"]["size"] = [10 if above else 7 for above in one.open_ended]
         figure.add_trace(
             go.Scatter(
-                x=list(one.x),
-                y=list(one.y),
+                x=[_short(value) for value in one.x],
+                y=[_short(value) for value in one.y],
                 mode="lines+markers",
                 name=one.name,
                 meta=about(one.who),
@@ -78,6 +84,11 @@ def chart(
             )
         )
     return figures.layout(figure, HEIGHT, xaxis=across, yaxis=up, hovermode="closest")
+
+
+def _short(value: float) -> float:
+    """Four digits: more cannot be seen, and would be most of the page."""
+    return float(f"{value:.4g}")
 
 
 def share_axis(title: str) -> dict[str, Any]:

@@ -7,7 +7,19 @@ from typing import Any
 import polars as pl
 
 from reports import figures, wording
-from reports.chart import FLOPS, PEAK, SECONDS, STATE, TOKENS, Quantity, Series, chart, share_axis
+from reports.chart import (
+    FLOPS,
+    PEAK,
+    SECONDS,
+    STATE,
+    TOKENS,
+    Quantity,
+    Series,
+    chart,
+    reach_axis,
+    reach_floor,
+    share_axis,
+)
 from reports.marks import marks
 from reports.markup import Markup, element, folded, fragment, table
 from reports.parts import architecture, by_architecture, figure, note, panels, part, section
@@ -29,7 +41,7 @@ _WORK = {
     "longest_walk": "Longest walk",
 }
 _AGAINST_LENGTH = (TOKENS, FLOPS, SECONDS, PEAK, STATE)
-_AGAINST_ACCURACY = (FLOPS, SECONDS, STATE)
+_AGAINST_ACCURACY = (FLOPS, SECONDS)
 
 
 def cost(view: View) -> Markup | None:
@@ -113,8 +125,8 @@ def _against_length(view: View, facet: Facet) -> Markup | None:
         if known["length"].n_unique() > 1:
             series = [_mean(name, recipe, own, quantity) for name, recipe, own in by_architecture(known)]
             across = figures.length_axis(sorted(known["length"].unique()), facet["max_length"])
-            plot = chart(series, view.looks, across, quantity.axis())
-            drawn.append(figure(quantity.title, None, plot, facet.values))
+            plot = chart(series, view.looks, across, quantity.axis(known[quantity.column].to_list(), named=False))
+            drawn.append(figure(quantity.title[:1].upper() + quantity.title[1:], None, plot, facet.values))
     return fragment(element("h4", "Against length"), panels(drawn, "panels small")) if drawn else None
 
 
@@ -144,13 +156,35 @@ def _against_accuracy(view: View, facet: Facet) -> Markup | None:
             ]
             across, up = [line[quantity.column] for line in lines], [100 * line["accuracy"] for line in lines]
             series.append(Series(lines[0], figures.run_name(lines[0]), across, up, said))
-        plot = chart(series, view.looks, quantity.axis(), share_axis("right"))
+        plot = chart(series, view.looks, quantity.axis(known[quantity.column].to_list()), share_axis("right"))
         drawn.append(figure(f"Right against {quantity.title}", None, plot, facet.values))
+    if (state := _against_state(view, facet)) is not None:
+        drawn.append(state)
     text = (
-        "A line per seed through its lengths, the longest at its right end; upright where a state does not grow. "
-        "Further left at the same height is cheaper."
+        "A line per seed through its lengths, the longest at its right end: further left at the same height is "
+        "cheaper. Reach stands against the state at the longest tested length, a marker per seed that fits; a triangle "
+        "may lie higher."
     )
     return fragment(element("h4", "Accuracy against cost"), note(text), panels(drawn)) if drawn else None
+
+
+def _against_state(view: View, facet: Facet) -> Markup | None:
+    """Reach of every seed that fits against the bytes of its state at the longest length tested."""
+    points, lengths = facet.of(view.random), view.lengths(facet)
+    longest = points.filter(pl.col("length") == max(lengths)).select("cell", pl.col("state_bytes").alias("held"))
+    fit = facet.of(view.cells).filter(~pl.col("unfit") & pl.col("reach_low").is_not_null())
+    runs = fit.join(longest, on="cell").filter(pl.col("held") > 0).to_dicts()
+    if not runs:
+        return None
+    series = [_reach(run, lengths) for run in runs]
+    plot = chart(series, view.looks, STATE.axis([run["held"] for run in runs]), reach_axis(lengths))
+    return figure("Reach against state of a sequence", None, plot, facet.values)
+
+
+def _reach(run: dict[str, Any], lengths: list[int]) -> Series:
+    said = f"reach {wording.reach(run['reach_low'], run['reach_high'], run['longest'])}, {wording.size(run['held'])}"
+    up = [run["reach_low"] or reach_floor(lengths)]
+    return Series(run, figures.run_name(run), [run["held"]], up, [said], [run["reach_high"] is None])
 
 
 def _unread(own: pl.DataFrame, lengths: list[int]) -> list[str]:

@@ -7,6 +7,10 @@ from typing import Any
 
 import polars as pl
 
+from reports import aggregate
+
+_IDENTITY = (*(name for name in aggregate.GROUP if name != "recipe"), "seed", "replicate")
+
 
 def checkpoints(cells: pl.DataFrame) -> pl.DataFrame:
     """Late checkpoints: one schedule, stopped at several steps."""
@@ -32,9 +36,8 @@ def _families(cells: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
     """Described cells plus `family`, the same for cells whose configurations agree but for these fields of `train`,
     and `label`, what else their recipe says. A family is one seed; only those trained for several numbers of steps
     are kept."""
-    keys = [
-        _without(_config(text), fields) if text else cell for text, cell in cells.select("config", "cell").iter_rows()
-    ]
+    who = cells.select(*_IDENTITY, "config", "cell").iter_rows()
+    keys = [json.dumps([line[:-2], _without(_config(line[-2]), fields) if line[-2] else line[-1]]) for line in who]
     labels = [_label(recipe, fields) for recipe in cells["recipe"]]
     named = cells.with_columns(pl.Series("family", keys, dtype=pl.String), pl.Series("label", labels, dtype=pl.String))
     return named.filter(pl.col("train_steps").drop_nulls().n_unique().over("family") > 1).sort("train_steps")

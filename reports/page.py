@@ -56,7 +56,7 @@ SECTIONS: list[Callable[[View], Markup | None]] = [
     run,
 ]
 STYLES = ["page.css", "heat.css", "hazards.css", "viewer.css"]
-SCRIPTS = ["page.js", "viewer.js"]
+SCRIPTS = ["page.js", "viewer.js", "download.js"]
 
 
 def render(data: ReportData) -> str:

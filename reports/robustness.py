@@ -8,7 +8,7 @@ import polars as pl
 
 from reports import statistics, wording
 from reports.marks import marks
-from reports.markup import Markup, element, table
+from reports.markup import Markup, element, fragment, table
 from reports.parts import architecture, by_architecture, note, part, section
 from reports.view import Facet, View
 
@@ -22,13 +22,16 @@ _HEAD = [
     "Not, then exact",
     "Near ties",
 ]
-REPLAY = "step by step instead of a scan (standing check)"
+REPLAY = "step by step instead of a scan"
 
 
 def robustness(view: View) -> Markup | None:
     """The share of verdicts that flip between evaluations of the same weights; None where nothing was judged twice."""
-    judged = pl.concat([_flips(view), _replays(view)])
+    judged, replayed = _flips(view), _replays(view)
     parts = [_table(view, facet, own) for facet in view.facets if not (own := facet.of(judged)).is_empty()]
+    if replayed.height:
+        title = element("h3", "The standing check", element("small", "all settings and recipes together"))
+        parts.append(fragment(title, _pooled(view, replayed)))
     if not parts:
         return None
     text = (
@@ -76,6 +79,15 @@ def _table(view: View, facet: Facet, judged: pl.DataFrame) -> Markup:
             body.append([architecture(view, name, recipe), str(differs), *_counts(same, str(differs))])
             who.append(marks({**same.row(0, named=True), "seed": None}))
     return part(facet, table(_HEAD, body, "numbers", who))
+
+
+def _pooled(view: View, replayed: pl.DataFrame) -> Markup:
+    """A line per architecture."""
+    body, who = [], []
+    for name, _, own in by_architecture(replayed.with_columns(pl.lit("").alias("recipe"))):
+        body.append([architecture(view, name, ""), REPLAY, *_counts(own, REPLAY)])
+        who.append(marks({"architecture": name}))
+    return table(_HEAD, body, "numbers", who)
 
 
 def _counts(same: pl.DataFrame, differs: str) -> list[object]:

@@ -30,7 +30,8 @@ def seeds(view: View) -> Markup | None:
 def _spread(view: View) -> Markup | None:
     parts = [made for facet in view.facets if (made := _table(view, facet))]
     text = (
-        "Lowest – median – highest over the runs that fit, each a fresh seed. Replicates are the same seed run again: "
+        "Lowest – median – highest over the runs that fit, each a fresh seed; one number where all agree. "
+        "Replicates are the same seed run again: "
         "what they differ by is no property of the architecture, only of arithmetic that does not repeat."
     )
     return fragment(note(text), *parts) if parts else None
@@ -62,14 +63,21 @@ def _range(shares: list[float | None]) -> str:
     if not known:
         return wording.NONE
     middle = (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2
-    return " – ".join(wording.percent(share) for share in (known[0], middle, known[-1]))
+    return _spelled([wording.percent(share) for share in (known[0], middle, known[-1])], len(known))
+
+
+def _spelled(three: list[str], runs: int) -> str:
+    """Lowest, median and highest; of two runs no median, of equal ones one."""
+    shown = three if runs > 2 else [three[0], three[-1]]
+    return " – ".join(shown) if len(set(shown)) > 1 else shown[0]
 
 
 def _reach_range(runs: pl.DataFrame) -> str:
     """Of an even number of runs the lower median: a reach is a tested length."""
     ordered = runs.sort(pl.col("reach_low"), pl.col("reach_high").fill_null(2**62)).to_dicts()
     picked = (ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1])
-    return " – ".join(wording.reach(run["reach_low"], run["reach_high"], run["longest"]) for run in picked)
+    texts = [wording.reach(run["reach_low"], run["reach_high"], run["longest"]) for run in picked]
+    return _spelled(texts, len(ordered))
 
 
 def _replicates(fit: pl.DataFrame, points: pl.DataFrame) -> Markup | str:
@@ -105,7 +113,7 @@ def _checkpoints(view: View) -> Markup | None:
         if not (own := facet.of(late)).is_empty()
     ]
     text = (
-        "Reach at late checkpoints (`train.stop_after`) of the same schedule, a line per seed: where it jumps up and "
+        "Reach at late checkpoints (train.stop_after) of the same schedule, a line per seed: where it jumps up and "
         "down, the step at which training ended decided."
     )
     return fragment(element("h3", "Reach across late checkpoints"), note(text), panels(drawn)) if drawn else None
@@ -135,7 +143,7 @@ def _at_lengths(view: View, facet: Facet, families: pl.DataFrame) -> list[Markup
     drawn = []
     for length in lengths:
         series = [_line(own) for _, own in known.filter(pl.col("length") == length).group_by("family")]
-        plot = chart(series, view.looks, TRAIN_STEPS.axis(log=False), share_axis("right"))
+        plot = chart(series, view.looks, TRAIN_STEPS.axis([], log=False), share_axis("right"))
         drawn.append(figure(f"{facet.title}, length {length:,}", facet.detail, plot, facet.values))
     return drawn
 

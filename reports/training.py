@@ -61,13 +61,15 @@ def _every(most: int) -> pl.Expr:
 def _budgets(view: View) -> Markup | None:
     """A line per architecture and recipe of every panel: what it was given, means over its seeds."""
     trained = view.cells.filter(pl.col("train_tokens").is_not_null())
-    body, who = [], []
+    body: list[list[object]] = []
+    who, several = [], len(view.facets) > 1
     for facet in view.facets:
         for name, recipe, own in by_architecture(facet.of(trained)):
-            where = element("small", facet.title, " ", facet.detail) if len(view.facets) > 1 else None
-            body.append([fragment(architecture(view, name, recipe), where), *_given(own)])
+            where = [f"{facet.title} · {facet.detail}"] if several else []
+            body.append([architecture(view, name, recipe), *where, *_given(own)])
             who.append(marks({**own.row(0, named=True), "seed": None}))
-    return fragment(element("h3", "Budgets"), table(_HEAD, body, "numbers", who)) if body else None
+    head = [_HEAD[0], *(["Where"] if several else []), *_HEAD[1:]]
+    return fragment(element("h3", "Budgets"), table(head, body, "numbers", who)) if body else None
 
 
 def _given(own: pl.DataFrame) -> list[str]:
@@ -120,4 +122,6 @@ def reaches(families: pl.DataFrame, quantity: Quantity, view: View, facet: Facet
         above = [line["reach_high"] is None for line in lines]
         who = {**lines[0], "recipe": lines[0]["label"], "unfit": all(line["unfit"] for line in lines)}
         series.append(Series(who, figures.run_name(who), [line[column] for line in lines], up, said, above))
-    return chart(series, view.looks, quantity.axis(log=quantity is TRAIN_TOKENS), reach_axis(lengths))
+    return chart(
+        series, view.looks, quantity.axis(families[column].to_list(), log=quantity is TRAIN_TOKENS), reach_axis(lengths)
+    )

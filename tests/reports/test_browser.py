@@ -247,3 +247,14 @@ def test_the_viewer_steps_and_jumps(opened, demo):
     viewer.find_element("css selector", "input[type=range]").send_keys(Keys.ARROW_RIGHT)
     assert place() == at + 1
     assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_the_tables_are_saved_as_plain_csv(opened, tmp_path):
+    opened.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    opened.execute_script("document.querySelector(\"a[download='points.csv.gz']\").click()")
+    deadline = time.monotonic() + 30
+    while not (saved := list(tmp_path.glob("*.csv"))):
+        assert time.monotonic() < deadline, "nothing was saved"
+        time.sleep(0.1)
+    assert saved[0].name == "points.csv"
+    assert saved[0].read_text().startswith("cell,")
