@@ -59,7 +59,7 @@ def _card(place: int, label: str, line: dict[str, Any], failure: Failure) -> Mar
         ("Where", _where(row)),
         ("Margin", margin),
         ("Then", _ending(row)),
-        ("Output", None if row["output"] is None else element("code", row["output"])),
+        ("Output", element("code", row["output"]) if row["output"] else None),
     ]
     return element(
         "article",

@@ -16,9 +16,9 @@ from reports.view import View
 
 HEIGHT = 260
 _TITLES = {
-    "token": ("Hazard by token", "per token survived"),
-    "step": ("Hazard by solver step", "per step survived"),
-    "tenth": ("Hazard along the trajectory", "beyond training"),
+    "token": ("Hazard by token", "per token"),
+    "step": ("Hazard by solver step", "per step"),
+    "tenth": ("Hazard by tenth", "beyond training"),
 }
 
 
