@@ -53,7 +53,7 @@ def opened(browser, page, tmp_path_factory):
 
 def drawn(browser):
     """Wait until every figure that can be seen is drawn with the present filters."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not browser.execute_script("return document.documentElement.dataset.drawn"):
         assert time.monotonic() < deadline, "the figures are not drawn"
         time.sleep(0.05)
