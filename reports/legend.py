@@ -67,5 +67,5 @@ def legend(looks: dict[str, style.Style], unfit: bool) -> Markup:
     ]
     if unfit:
         look = style.Style(style.UNFIT, "dot", "circle")
-        buttons.append(element("span", swatch(look, hollow=True), "unfit (grey, dotted)", class_="key"))
+        buttons.append(element("span", swatch(look, hollow=True), "unfit", class_="key"))
     return element("div", buttons, class_="legend", role="group", aria_label="Architectures")
