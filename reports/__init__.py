@@ -1,7 +1,12 @@
 """From result rows to one HTML page: Polars aggregation, Plotly figures, honest statistics.
 
     data.py         what a report is made from
-    statistics.py   intervals, reach, the mean over seeds
+    statistics.py   intervals and reach of one checkpoint
+    expectation.py  the accuracy to expect of a fresh seed
+    significance.py exact tests, Holm's correction, what could have been found
+    runs.py         the runs of a group of seeds, and two groups set against each other
+    pairs.py        architectures compared, two at a time, within a panel
+    compare.py      two grids compared; compare_page.py: as a page
     aggregate.py    rows -> points -> cells -> groups of seeds
     survival.py     hazards of the first error, and where it falls
     view.py         the aggregated tables of one report, and its panels

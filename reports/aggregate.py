@@ -13,6 +13,7 @@ import polars as pl
 
 from harness.schema import FAILURES
 from reports import statistics
+from reports.expectation import means_over_seeds
 
 RANDOM = "random"
 """The problem set that summaries are about; the others are stress sets."""
@@ -42,7 +43,7 @@ def describe(cells: pl.DataFrame) -> pl.DataFrame:
 
 def _recipes(cells: pl.DataFrame) -> list[str]:
     """For every cell the configured values, seeds aside, that differ among the cells of the same kind."""
-    configs = [_flat(json.loads(text)) if text else {} for text in cells["config"]]
+    configs = [flat(json.loads(text)) if text else {} for text in cells["config"]]
     kind = [name for name in GROUP if name != "recipe"]
     members: dict[tuple[Any, ...], list[int]] = {}
     for index, key in enumerate(cells.select(kind).iter_rows()):
@@ -56,14 +57,15 @@ def _recipes(cells: pl.DataFrame) -> list[str]:
     return labels
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration with dotted keys, seeds left out."""
+    values: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         elif prefix or key not in _SEEDS:
-            flat[prefix + key] = value
-    return flat
+            values[prefix + key] = value
+    return values
 
 
 def points(rows: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
@@ -210,28 +212,33 @@ def summarise_cells(table: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     return described.join(reached, on="cell", how="left").join(totals, on="cell", how="left")
 
 
-def solved_by(table: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
+def solved_by(table: pl.DataFrame, cells: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     """One line per (group of seeds, length) on random problems: how many seeds solve the length.
 
     `solved` of `seeds` with its Clopper-Pearson interval `low`, `high`; `mean` over seeds, and `expected` of a fresh
-    seed with `expected_low`, `expected_high` (`statistics.beta_binomial_mean`). A failed cell without this point
-    counts as a seed that does not solve it; unfit cells and those still waiting are not counted.
+    seed with `expected_low`, `expected_high` (`reports.expectation`). A failed cell without this point counts as a
+    seed that solves nothing there; unfit cells, those still waiting and further replicates of a seed are not counted.
     """
-    described = describe(cells).filter(~pl.col("unfit"))
+    described = describe(cells).filter(~pl.col("unfit") & first_replicate())
     failed = described.group_by(*GROUP).agg((pl.col("status") == "failed").sum().cast(pl.Int64).alias("failed"))
-    random = table.filter((pl.col("stress") == RANDOM) & ~pl.col("unfit") & pl.col("accuracy").is_not_null())
-    tested = random.group_by(*GROUP, "length").agg(
-        pl.len().cast(pl.Int64).alias("seeds"),
-        (pl.col("accuracy") >= statistics.SOLVED).sum().cast(pl.Int64).alias("solved"),
-        (pl.col("status") == "failed").sum().cast(pl.Int64).alias("present"),
-        pl.col("accuracy").mean().alias("mean"),
-        pl.col("k", "of"),
+    random = table.filter((pl.col("stress") == RANDOM) & pl.col("accuracy").is_not_null())
+    tested = (
+        random.join(described.select("cell"), on="cell", how="semi")
+        .group_by(*GROUP, "length")
+        .agg(
+            pl.len().cast(pl.Int64).alias("seeds"),
+            (pl.col("accuracy") >= statistics.SOLVED).sum().cast(pl.Int64).alias("solved"),
+            (pl.col("status") == "failed").sum().cast(pl.Int64).alias("present"),
+            pl.col("accuracy").mean().alias("mean"),
+        )
     )
-    joined = tested.join(failed, on=GROUP, how="left").with_columns(
-        pl.col("seeds") + pl.col("failed") - pl.col("present")
+    joined = (
+        tested.join(failed, on=GROUP, how="left")
+        .join(_outcomes(rows, described), on=[*GROUP, "length"], how="left")
+        .with_columns(pl.col("seeds") + pl.col("failed") - pl.col("present"))
     )
     low, high = statistics.clopper_pearson(joined["solved"].to_numpy(), joined["seeds"].to_numpy())
-    means = [statistics.beta_binomial_mean(k, of) for k, of in joined.select("k", "of").iter_rows()]
+    means = means_over_seeds([_matrix(*line) for line in joined.select("index", "right", "seeds").iter_rows()])
     return (
         joined.with_columns(
             pl.Series("low", low, dtype=pl.Float64),
@@ -240,6 +247,33 @@ def solved_by(table: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
             pl.Series("expected_low", [mean.low if mean else None for mean in means], dtype=pl.Float64),
             pl.Series("expected_high", [mean.high if mean else None for mean in means], dtype=pl.Float64),
         )
-        .drop("failed", "present", "k", "of")
+        .drop("failed", "present", "index", "right")
         .sort(*GROUP, "length")
     )
+
+
+def first_replicate() -> pl.Expr:
+    """Whether a described cell is the first replicate of its seed: the others are no further seeds."""
+    replicate = pl.col("replicate").fill_null(0)
+    return replicate == replicate.min().over(*GROUP, "seed")
+
+
+def _outcomes(rows: pl.DataFrame, described: pl.DataFrame) -> pl.DataFrame:
+    """For every (group of seeds, length) on random problems, a list per seed of problems and whether each was right."""
+    right = pl.coalesce("exact", "answer_right").alias("right")
+    known = rows.filter(pl.col("stress") == RANDOM).select("cell", "length", "index", right).drop_nulls()
+    points = known.sort("index").group_by("cell", "length", maintain_order=True).agg("index", "right")
+    of_groups = points.join(described.select("cell", *GROUP), on="cell", how="inner").sort("cell")
+    return of_groups.group_by(*GROUP, "length", maintain_order=True).agg("index", "right")
+
+
+def _matrix(index: list[list[int]] | None, right: list[list[bool]] | None, seeds: int) -> list[list[bool]]:
+    """Outcomes of shape (seeds, problems) on the problems every seed has; False for seeds that have none, since their
+    runs failed."""
+    if index is None or right is None:
+        return []
+    if any(own != index[0] for own in index):
+        common = sorted(set(index[0]).intersection(*index))
+        looked_up = [dict(zip(own, line)) for own, line in zip(index, right)]
+        right = [[line[place] for place in common] for line in looked_up]
+    return [*right, *[[False] * len(right[0])] * (seeds - len(right))]

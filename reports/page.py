@@ -19,6 +19,7 @@ from string import Template
 
 from reports.bar import bar
 from reports.cells import cells
+from reports.comparisons import comparisons
 from reports.costs import cost
 from reports.curves import curves, stress
 from reports.data import ReportData
@@ -43,6 +44,7 @@ SECTIONS: list[Callable[[View], Markup | None]] = [
     stress,
     heat,
     summary,
+    comparisons,
     paper,
     search,
     failures,
@@ -64,16 +66,21 @@ def render(data: ReportData) -> str:
 
     Partial data, down to a grid without cells, gives a page that says so.
     """
+    view = View(data)
+    title = str(data.grid.get("title") or data.grid.get("name") or "Lengthwise report")
+    return document(title, _body(view, title))
+
+
+def document(title: str, body: Markup) -> str:
+    """A page that holds everything it shows."""
     from plotly.offline import get_plotlyjs
 
-    view = View(data)
     plotly, script = get_plotlyjs(), _script()
-    title = str(data.grid.get("title") or data.grid.get("name") or "Lengthwise report")
     return Template(_file("page.html")).substitute(
         policy=_policy([plotly, script]),
         title=element("title", title),
         style="\n".join(map(_file, STYLES)),
-        body=_body(view, title),
+        body=body,
         plotly=_compressed(plotly),
         script=script,
     )

@@ -20,9 +20,10 @@ def summary(view: View) -> Markup | None:
     text = (
         f"A seed solves a length when at least {statistics.SOLVED:.0%} of its problems are right; k of S seeds with "
         "the Clopper-Pearson interval. A failed run counts as a seed that does not; unfit and waiting ones are not "
-        "counted. Fresh seed: the accuracy to expect of another seed at the longest length (beta-binomial mean, 95% "
-        "credible interval), wide while seeds are few. n → m (p%) is the measure of Malach et al. (arXiv 2510.14826): "
-        "trained to n, accuracy p at the last length m with p ≥ 5%, of the best seed."
+        "counted. Fresh seed: the accuracy to expect of another seed at the longest length, the mean over seeds with "
+        "its 95% interval (bootstrap of seeds and problems crossed), wide while seeds are few. n → m (p%) is the "
+        "measure of Malach et al. (arXiv 2510.14826): trained to n, accuracy p at the last length m with p ≥ 5%, of "
+        "the best seed."
     )
     return section("summary", "Summary", note(text), *parts)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from reports import aggregate, figures, statistics, style, wording
+from reports.comparisons import decided
 from reports.marks import marks
 from reports.markup import Markup, element, fragment, table
 from reports.parts import figure, note, panels
@@ -65,6 +66,7 @@ def verdict(view: View) -> Markup:
         notices(view),
         tiles(view),
         _comparison(view, found),
+        decided(view),
         _reaches(view),
         note(meaning) if found else None,
         id="verdict",

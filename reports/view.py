@@ -11,6 +11,7 @@ import polars as pl
 
 from reports import aggregate, style
 from reports.data import ReportData
+from reports.pairs import Pair, pairs
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,12 @@ class View:
 
     @cached_property
     def solved(self) -> pl.DataFrame:
-        return aggregate.solved_by(self.points, self.data.cells)
+        return aggregate.solved_by(self.points, self.data.cells, self.data.rows)
+
+    @cached_property
+    def pairs(self) -> dict[tuple[Any, ...], list[Pair]]:
+        """Values of `aggregate.FACET` -> the architectures of that panel, compared two at a time."""
+        return pairs(self.cells, self.random)
 
     @cached_property
     def looks(self) -> dict[str, style.Style]:

@@ -79,3 +79,8 @@ def listed(names: list[str], limit: int = 6) -> str:
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def median_reach(reach: float, longest: int) -> str:
+    """A median of reaches: ≥ when it is the longest tested length."""
+    return f"≥ {longest:,}" if reach >= longest else f"{reach:,.0f}"

@@ -145,3 +145,17 @@ def report(
     from harness.bench.timing import finish
 
     finish(bench_report(sets, repeats, keep))
+
+
+@app.command()
+def statistics(
+    replications: Annotated[int, typer.Option(min=1, help="Simulated experiments of each regime.")] = 5000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+) -> None:
+    """How often the report's intervals hold and its tests err, on simulated seeds whose truth is known."""
+    from harness.bench.statistics import bench_statistics, show
+    from harness.bench.timing import finish
+
+    result = bench_statistics(replications, seed)
+    show(result)
+    finish(result)

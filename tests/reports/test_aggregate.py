@@ -10,6 +10,7 @@ from harness.schema import CELLS, FAILURES, ROWS
 from reports import statistics
 from reports.aggregate import describe, points, solved_by, summarise_cells
 from reports.data import frame
+from reports.expectation import means_over_seeds
 
 
 def cell(name, **more):
@@ -157,14 +158,23 @@ def test_seeds_that_solve_a_length_count_failed_runs_and_leave_out_unfit_and_wai
     rows += rows_of("d", 8, [True] * 10 + [False] * 10) + rows_of("unfit", 8, [False] * 20)
     rows += rows_of("failed later", 8, [True] * 20) + rows_of("other", 8, [True] * 20)
     cells, rows = frame(CELLS, cells), frame(ROWS, rows)
-    solved = solved_by(points(rows, cells), cells)
+    solved = solved_by(points(rows, cells), cells, rows)
     line = solved.filter(pl.col("architecture") == "gru").row(0, named=True)
     assert (line["solved"], line["seeds"]) == (4, 6)
     assert [line["low"], line["high"]] == approx(statistics.clopper_pearson(4, 6))
     assert line["mean"] == pytest.approx((4 * 1 + 0.5) / 5)
-    mean = statistics.beta_binomial_mean([20, 20, 20, 10, 20], [20] * 5)
-    assert (line["expected"], line["expected_low"]) == pytest.approx((mean.mean, mean.low))
+    halves = [[True] * 10 + [False] * 10, [False] * 20]  # the fourth seed, and the one that failed
+    [mean] = means_over_seeds([[[True] * 20] * 4 + halves])
+    assert (line["expected"], line["expected_low"]) == pytest.approx((mean.mean, mean.low), abs=0.01)
     assert solved.filter(pl.col("architecture") == "lstm").row(0, named=True)["seeds"] == 1
+
+
+def test_a_replicate_is_no_further_seed_and_only_common_problems_count():
+    cells = frame(CELLS, [cell("a"), cell("again", replicate=1), cell("b", seed=1)])
+    rows = frame(ROWS, rows_of("a", 8, [True] * 4) + rows_of("again", 8, [False] * 4) + rows_of("b", 8, [True, False]))
+    line = solved_by(points(rows, cells), cells, rows).row(0, named=True)
+    assert (line["solved"], line["seeds"]) == (1, 2)
+    assert line["expected"] == pytest.approx(3 / 4)
 
 
 def test_recipes_split_groups_and_seeds_do_not():
@@ -193,4 +203,4 @@ def test_no_rows_and_no_cells():
     assert "accuracy" in nothing.columns
     waiting = frame(CELLS, [cell("a", status="waiting")])
     assert summarise_cells(points(frame(ROWS, []), waiting), waiting)["reach_low"].to_list() == [None]
-    assert solved_by(nothing, frame(CELLS, [])).height == 0
+    assert solved_by(nothing, frame(CELLS, []), frame(ROWS, [])).height == 0

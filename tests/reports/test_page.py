@@ -112,6 +112,7 @@ def test_every_section_is_there(page):
         "stress",
         "heat",
         "summary",
+        "comparisons",
         "failures",
         "hazards",
         "divergences",

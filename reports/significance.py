@@ -1,0 +1,182 @@
+"""Which differences are more than chance: exact tests, Holm's correction, and what could have been found at all.
+
+Claims about architectures and recipes rest on runs (`permutation_test` over the reach of every seed), claims about two
+checkpoints on problems (`mcnemar`). A test is left out of a family when no outcome of it could be significant, which
+its sizes and ties alone decide, whatever its outcome: it can raise no false alarm and costs the others nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import comb
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from reports.statistics import Floats
+
+LEVEL = 0.05
+"""Chance of a false alarm in a whole family of tests."""
+POWER = 0.8
+"""How likely a detectable difference is to be found."""
+LEAST_RUNS = 5
+"""With fewer runs on a side nothing is decided: even 4 against 4 need every run of one side ahead of every other."""
+
+Outcome = Literal["more", "less", "no difference", "undecidable"]
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A two-sided exact rank test of two groups of runs."""
+
+    sizes: tuple[int, int]
+    p: float
+    floor: float
+    """Smallest p that any division of these very values into groups of these sizes gives."""
+    ahead: float
+    """Chance that a run of the first group has more than one of the second, ties counted half."""
+
+
+def smallest_p(first: int, second: int) -> float:
+    """The smallest p of a two-sided permutation test of so many runs: 3 against 3 0.10, 5 against 5 0.008."""
+    return min(1.0, 2 / comb(first + second, first))
+
+
+def permutation_test(first: Sequence[float], second: Sequence[float]) -> Permutation:
+    """Exact two-sided permutation test of the rank sum (Wilcoxon), ties at their mean rank.
+
+    All divisions are counted by the shift algorithm (Streitberg and Röhmel, 1986), so p is exact for any sizes; it is
+    twice the smaller tail, at most 1. A censored value counts as tied with its like: of two reaches beyond the longest
+    tested length nobody knows the larger. Raises ValueError for an empty group.
+    """
+    sizes = (len(first), len(second))
+    if not all(sizes):
+        raise ValueError(f"both groups need runs, not {sizes[0]} and {sizes[1]}")
+    doubled = np.rint(2 * stats.rankdata([*first, *second])).astype(int)
+    sums = _rank_sums(tuple(sorted(doubled.tolist())), sizes[0])
+    observed = int(doubled[: sizes[0]].sum())
+    below, above = np.cumsum(sums), np.cumsum(sums[::-1])[::-1]
+    two_sided = np.minimum(1.0, 2 * np.minimum(below, above))
+    rank_sum = observed / 2 - sizes[0] * (sizes[0] + 1) / 2
+    floor = float(two_sided[sums > 0].min())
+    return Permutation(sizes, float(two_sided[observed]), floor, rank_sum / (sizes[0] * sizes[1]))
+
+
+@lru_cache(maxsize=4096)
+def _rank_sums(values: tuple[int, ...], size: int) -> Floats:
+    """Probability of every sum of `size` of the values, all choices equally likely."""
+    ways = np.zeros((size + 1, sum(values) + 1))
+    ways[0, 0] = 1
+    for value in values:
+        ways[1:, value:] += ways[:-1, : ways.shape[1] - value].copy()
+    return np.asarray(ways[size] / ways[size].sum(), dtype=np.float64)
+
+
+def mcnemar(lost: ArrayLike, won: ArrayLike) -> Floats:
+    """Exact two-sided p of McNemar's test: `lost` problems only the first solved, `won` only the second."""
+    lost, won = np.asarray(lost), np.asarray(won)
+    return np.asarray(np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(lost, won), lost + won, 0.5)), dtype=np.float64)
+
+
+def mcnemar_floor(discordant: ArrayLike) -> Floats:
+    """The smallest p with so many problems that one checkpoint solved and the other did not."""
+    return np.asarray(np.minimum(1.0, 2 * 0.5 ** np.asarray(discordant, dtype=np.float64)))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjusted p (Holm, 1979): those at most LEVEL are significant, and all of them hold together at that level."""
+    adjusted, highest = [0.0] * len(ps), 0.0
+    for place, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
+        highest = max(highest, min(1.0, (len(ps) - place) * ps[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a test says after correction for its family."""
+
+    outcome: Outcome
+    """Whether the first has more or less than the second."""
+    p: float | None
+    """After Holm's correction; None where the test could not have been significant."""
+    family: int
+    """For how many tests the correction is made, at most."""
+    reachable: float
+    """Smallest p that runs of these numbers could have reached, after correction."""
+    detectable: float | None
+    """Difference of shares that would have been found with POWER; None where none would."""
+
+
+def corrected(ps: Sequence[float], floors: Sequence[float]) -> tuple[list[float | None], int]:
+    """Holm's adjusted p of a family, and for how many tests it is made; None for a test that is not one of them.
+
+    It has room for as few tests as could be significant after correction for so many, judged by the smallest p that
+    each can have (`floors`; Tarone, 1990).
+    """
+    family, counted = 0, list(range(len(ps)))
+    while len(counted) > family:
+        family += 1
+        counted = [index for index, floor in enumerate(floors) if floor <= LEVEL / family]
+    adjusted: list[float | None] = [None] * len(ps)
+    for index, p in zip(counted, holm([ps[index] for index in counted])):
+        adjusted[index] = p
+    return adjusted, family
+
+
+def decide(tests: Sequence[Permutation]) -> list[Decision]:
+    """A family of tests, corrected together."""
+    floors = [test.floor if min(test.sizes) >= LEAST_RUNS else 1.0 for test in tests]
+    adjusted, family = corrected([test.p for test in tests], floors)
+    return [_decision(test, p, max(1, family)) for test, p in zip(tests, adjusted)]
+
+
+def _decision(test: Permutation, p: float | None, family: int) -> Decision:
+    reachable = min(1.0, family * smallest_p(*test.sizes))
+    outcome: Outcome = "no difference"
+    if p is not None and p <= LEVEL:
+        outcome = "more" if test.ahead > 0.5 else "less"
+    elif min(test.sizes) < LEAST_RUNS or reachable > LEVEL:
+        outcome = "undecidable"
+    return Decision(outcome, p, family, reachable, detectable_share(*test.sizes, LEVEL / family))
+
+
+@lru_cache(maxsize=1024)
+def detectable_share(first: int, second: int, level: float = LEVEL) -> float | None:
+    """Smallest difference between two architectures' shares of seeds that reach a length which the permutation test
+    finds with POWER, whatever the smaller share is; None when it would miss even none against all.
+
+    To the percent, exactly: for runs that reach or do not, the test is Fisher's.
+    """
+    a, b = np.arange(first + 1)[:, None], np.arange(second + 1)[None, :]
+    law = stats.hypergeom(first + second, a + b, first)
+    rejected = 2 * np.minimum(law.cdf(a), law.sf(a - 1)) <= level
+    shares = np.linspace(0, 1, 101)[:, None]
+    found = stats.binom.pmf(a.T, first, shares) @ rejected @ stats.binom.pmf(b, second, shares).T
+    power = [min(found.diagonal(gap).min(), found.diagonal(-gap).min()) for gap in range(101)]
+    enough = [gap for gap in range(101) if min(power[gap:]) >= POWER]
+    return enough[0] / 100 if enough else None
+
+
+@lru_cache(maxsize=4096)
+def detectable_drop(problems: int, share: float, level: float = LEVEL) -> float | None:
+    """Smallest fall of a checkpoint's accuracy from `share` which McNemar's test finds with POWER; None when it would
+    miss even a fall to 0.
+
+    To the percent, for errors independent of each other; errors on the same problems make smaller falls visible.
+    """
+    count = np.arange(problems + 1)
+    most = stats.binom.ppf(level / 2, count, 0.5)  # the largest number of the rarer kind that may still be significant
+    most -= 2 * stats.binom.cdf(most, count, 0.5) > level
+    for drop in np.arange(0.01, share + 1e-9, 0.01):
+        lost, won = share * (1 - share + drop), (1 - share) * (share - drop)
+        discordant = stats.binom.pmf(count, problems, lost + won)
+        either = lost / (lost + won)
+        found = stats.binom.cdf(most, count, 1 - either) + stats.binom.cdf(most, count, either)
+        if float(discordant @ found) >= POWER:
+            return round(float(drop), 2)
+    return None

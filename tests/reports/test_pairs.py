@@ -1,0 +1,83 @@
+"""Architectures compared by their runs, from rows to the page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS
+from reports.comparisons import comparisons, decided
+from reports.data import ReportData, frame
+from reports.runs import contrast
+from reports.view import View
+
+LENGTHS = (4, 8, 16)
+
+
+def study(reaches, **more):
+    """A view of cells named by architecture: every architecture has runs that solve everything up to their reach."""
+    cells, rows = [], []
+    for architecture, own in reaches.items():
+        for seed, reach in enumerate(own):
+            name = f"{architecture}-{seed}"
+            status = "failed" if reach is None else "done"
+            cell = {"cell": name, "task": "addition", "setting": "direct", "architecture": architecture, "seed": seed}
+            cells.append(cell | {"max_length": 4, "status": status, "fit": True} | more.get(name, {}))
+            for length in LENGTHS if reach is not None else ():
+                row = {"cell": name, "length": length, "stress": "random", "exact": length <= reach}
+                rows += [row | {"index": index} for index in range(3)]
+    return View(ReportData({}, frame(CELLS, cells), frame(ROWS, rows), frame(CURVES, []), frame(ATTEMPTS, [])))
+
+
+def test_runs_decide_which_architecture_reaches_further():
+    view = study({"gru": [0, 4, 8, 4, 8], "mamba1": [16] * 5, "lstm": [4, 8, 4, 8, 8]})
+    [pairs] = view.pairs.values()
+    assert [(pair.first[0], pair.second[0], pair.decision.outcome) for pair in pairs] == [
+        ("mamba1", "lstm", "more"),
+        ("mamba1", "gru", "more"),
+        ("lstm", "gru", "no difference"),
+    ]
+    assert pairs[0].decision.family == 3
+    assert pairs[0].decision.p == pytest.approx(3 * 2 / 252)
+    text = comparisons(view)
+    assert "no difference shown; a difference of" in text
+    assert "mamba1 further than lstm (p 0.024)" in decided(view)
+
+
+def test_with_three_runs_a_side_the_report_says_that_nothing_can_be_decided():
+    view = study({"gru": [4] * 3, "mamba1": [16] * 3})
+    text = comparisons(view)
+    assert "1 comparison undecidable with 3 runs a side: smallest p 0.10" in text
+    assert "<table" not in text
+    assert "1 of 1 comparison undecidable with 3 runs a side (smallest p 0.10)" in decided(view)
+
+
+def test_failed_runs_reach_nothing_unfit_waiting_and_replicated_ones_do_not_count():
+    more = {
+        "gru-1": {"fit": False},
+        "gru-2": {"status": "waiting"},
+        "gru-3": {"seed": 0, "replicate": 1},
+    }
+    [[pair]] = study({"gru": [8, 16, 16, 16, None], "lstm": [4, 4]}, **more).pairs.values()
+    assert (pair.first[0], pair.second[0]) == ("lstm", "gru")
+    assert (pair.contrast.first, pair.contrast.second) == ([4, 4], [0, 8])
+
+
+def test_reaches_are_compared_at_the_lengths_both_were_tested_at():
+    found = contrast([{4: 1.0, 8: 1.0, 16: 1.0}], [{4: 1.0, 8: 1.0}, {}])
+    assert (found.first, found.second, found.longest) == ([8], [0, 8], 8)
+    assert contrast([{4: 1.0}], [{8: 1.0}]) is None
+    assert contrast([{4: 1.0}], []) is None
+
+
+def test_earlier_states_of_a_run_are_no_runs_of_their_own():
+    states = [json.dumps({"train": {"stop_after": steps}}) for steps in (None, 50)]
+    more = {f"gru-{at}": {"config": states[at % 2], "seed": at // 2} for at in range(10)}
+    assert study({"gru": [4, 8] * 5}, **more).pairs == {}
+
+
+def test_one_architecture_alone_is_compared_with_nothing():
+    view = study({"gru": [4, 8]})
+    assert comparisons(view) is None
+    assert decided(view) is None
