@@ -218,6 +218,34 @@ def _make_folder(path: Path) -> None:
 
 
 @app.command()
+def compare(
+    grids: Annotated[list[str], typer.Argument(help="Two or more: GRID of the store, or STORE:GRID.")],
+    store: StoreOption = "results",
+    mode: Annotated[
+        str,
+        typer.Option(help="checkpoints: the same weights, by problems; retrained: by runs; auto: by what is there."),
+    ] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the page here instead of into the store.")] = None,
+) -> None:
+    """Set grids against the first: what changed, and what moved beyond chance. Exit status 1: something got worse."""
+    from rich.console import Console
+
+    from harness.compare import compare_grids, show
+    from harness.errors import unknown
+
+    modes: dict[str, Any] = {"auto": None, "checkpoints": "checkpoints", "retrained": "retrained"}
+    if mode not in modes:
+        raise unknown("--mode", mode, modes)
+    found = compare_grids(grids, store, modes[mode])
+    console = Console()
+    for comparison in found.comparisons:
+        show(comparison, console)
+    console.print(f"comparison: {found.write(out)}", soft_wrap=True, markup=False)
+    if any(comparison.moved("less") for comparison in found.comparisons):
+        sys.exit(FAILED)
+
+
+@app.command()
 def trace(
     task: Annotated[str, typer.Argument(help="A task's name, or module:Class.")],
     length: Annotated[int, typer.Option(min=1, help="Length of the problem.")] = 5,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import chain
@@ -32,10 +32,10 @@ TEXTS = ("problem", "question", "context", "output", "rollout")
 """What is too long to be kept of a million rows."""
 
 
-def report_data(grid: Grid, store: Store) -> ReportData:
+def report_data(grid: Grid, store: Store, shortened: Sequence[str] = TEXTS) -> ReportData:
     """Everything the store knows of a grid's cells, at the lengths and with the settings the grid asks for.
 
-    Rows have their long texts (`TEXTS`) with the first failed problems of each point only, and null elsewhere.
+    Rows have their long texts (`shortened`) with the first failed problems of each point only, and null elsewhere.
     """
     from reports.data import ReportData, frame
 
@@ -55,7 +55,7 @@ def report_data(grid: Grid, store: Store) -> ReportData:
             return list(readers.map(read, grid.cells))
 
         cells = frame(CELLS, of_each(lambda cell: describe(cell, grid.evaluate(cell), store, attempts)))
-        rows = _below(ROWS, of_each(lambda cell: row_table(cell, grid.evaluate(cell), store)))
+        rows = _below(ROWS, of_each(lambda cell: row_table(cell, grid.evaluate(cell), store, shortened)))
         return ReportData(
             grid=about,
             cells=cells,
@@ -100,7 +100,9 @@ def rows_of(cell: Resolved, evaluate: Evaluate, store: Store) -> list[dict[str, 
     return [row for row in store.rows(cell.id, _asked_for(cell, evaluate, store)) if row["index"] < evaluate.problems]
 
 
-def row_table(cell: Resolved, evaluate: Evaluate, store: Store) -> pl.DataFrame | None:
+def row_table(
+    cell: Resolved, evaluate: Evaluate, store: Store, shortened: Sequence[str] = TEXTS
+) -> pl.DataFrame | None:
     """The same rows as a table, the long texts with the first failures of each file only."""
     import polars as pl
     import pyarrow
@@ -108,12 +110,14 @@ def row_table(cell: Resolved, evaluate: Evaluate, store: Store) -> pl.DataFrame 
     files = [f"cells/{cell.id}/rows/{extent.file}" for extent in _asked_for(cell, evaluate, store)]
     if not files:
         return None
-    whole = pyarrow.concat_tables([_shortened(store.arrow(file, ROWS)) for file in files], promote_options="default")
+    whole = pyarrow.concat_tables(
+        [_shortened(store.arrow(file, ROWS), shortened) for file in files], promote_options="default"
+    )
     rows = pl.DataFrame(whole).unique(["length", "stress", "index"], keep="first", maintain_order=True)
     return rows.filter(pl.col("index") < evaluate.problems)
 
 
-def _shortened(rows: pyarrow.Table) -> pyarrow.Table:
+def _shortened(rows: pyarrow.Table, texts: Sequence[str]) -> pyarrow.Table:
     """The rows of a file with the long texts of the first failed problems only. In Arrow, since Polars would keep the
     memory of all of them alive; by `take`, since `if_else` would, too."""
     import numpy
@@ -121,7 +125,7 @@ def _shortened(rows: pyarrow.Table) -> pyarrow.Table:
 
     failed = rows["failure"].is_valid().to_numpy()
     places = pyarrow.array(numpy.arange(len(failed)), mask=~(failed & (numpy.cumsum(failed) <= EXAMPLES)))
-    for name in TEXTS:
+    for name in texts:
         if name in rows.column_names:
             place = rows.column_names.index(name)
             rows = rows.set_column(place, rows.field(place), rows[name].take(places))

@@ -58,20 +58,27 @@ def load(path: str, sets: Sequence[str] = ()) -> Grid:
     """Read a grid file and expand it. Raises UserError with one line saying what is wrong and where."""
     found = _find(path)
     try:
-        raw = yaml.load(found.read_text(), _Loader)
+        text = found.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
+    return parse(text, str(path), sets)
+
+
+def parse(text: str, path: str, sets: Sequence[str] = ()) -> Grid:
+    """Expand the text of a grid file; `path` is where it was found, for messages."""
+    try:
+        raw = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a grid file is a mapping with the keys {', '.join(GridFile.model_fields)}")
-    file = validate(GridFile, raw, str(path))
+    file = validate(GridFile, raw, path)
     for item in sets:
         apply_set(raw, item)
-        file = validate(GridFile, raw, str(path))
+        file = validate(GridFile, raw, path)
     if file.run.kernels:
-        _check_kernels(file.run.kernels, str(path))
-    grid = expand(file, yaml.safe_dump(raw, sort_keys=False), str(path))
+        _check_kernels(file.run.kernels, path)
+    grid = expand(file, yaml.safe_dump(raw, sort_keys=False), path)
     if file.search is not None:
         from harness.search import check
 
