@@ -171,7 +171,9 @@ def _against_accuracy(view: View, facet: Facet) -> Markup | None:
 def _against_state(view: View, facet: Facet) -> Markup | None:
     """Reach of every seed that fits against the bytes of its state at the longest length tested."""
     points, lengths = facet.of(view.random), view.lengths(facet)
-    longest = points.filter(pl.col("length") == max(lengths)).select("cell", pl.col("state_bytes").alias("held"))
+    longest = points.filter(pl.col("length") == max(lengths, default=0)).select(
+        "cell", pl.col("state_bytes").alias("held")
+    )
     fit = facet.of(view.cells).filter(~pl.col("unfit") & pl.col("reach_low").is_not_null())
     runs = fit.join(longest, on="cell").filter(pl.col("held") > 0).to_dicts()
     if not runs:
