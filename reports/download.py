@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-
 import polars as pl
 import polars.selectors as cs
 
-from reports.markup import Markup, element
+from reports.markup import Markup, element, packed
 from reports.points import points
 from reports.view import View
 
@@ -36,5 +33,4 @@ def tables(view: View) -> dict[str, tuple[pl.DataFrame, str]]:
 
 def _link(name: str, table: pl.DataFrame) -> Markup:
     text = table.with_columns(cs.float().round_sig_figs(6)).write_csv()
-    data = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-    return element("a", name, href=f"data:application/gzip;base64,{data}", download=f"{name}.gz")
+    return element("a", name, href=f"data:application/gzip;base64,{packed(text)}", download=f"{name}.gz")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -38,6 +40,11 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
             pairs.append(f' {key}="{html.escape(str(value))}"')
     opening = f"<{tag}{''.join(pairs)}>"
     return Markup(opening if tag in _VOID else f"{opening}{fragment(*children)}</{tag}>")
+
+
+def packed(text: str) -> Markup:
+    """Text as gzip in Base64, for the page's scripts to unpack: a third to a tenth of its size."""
+    return Markup(base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode())
 
 
 def table(

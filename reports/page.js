@@ -12,20 +12,28 @@ const CONFIG = {
 const root = document.documentElement;
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const plots = all(".plot");
-const specification = (plot) => JSON.parse(plot.parentElement.querySelector("script").textContent);
 
-// Plotly, compressed in the page ------------------------------------------------------------------------------------------
+// Plotly and the figures, compressed in the page -----------------------------------------------------------------------
 
-async function unpack() {
-  const packed = atob(document.getElementById("plotly").textContent);
+function unpack(element) {
+  const packed = atob(element.textContent);
   const bytes = new Uint8Array(packed.length);
   for (let place = 0; place < packed.length; place++) bytes[place] = packed.charCodeAt(place);
-  const text = new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
+
+async function start() {
   const script = document.createElement("script");
-  script.textContent = await text;
+  script.textContent = await unpack(document.getElementById("plotly")); // the policy lets this very text run
   document.head.append(script);
 }
-const unpacked = plots.length ? unpack() : null;
+
+const specifications = new Map();
+const specification = (plot) => JSON.parse(specifications.get(plot));
+async function read(plot) {
+  specifications.set(plot, await unpack(plot.parentElement.querySelector("script")));
+}
+const unpacked = plots.length ? Promise.all([start(), ...plots.map(read)]) : null;
 
 // Figures ------------------------------------------------------------------------------------------------------------
 // Those near the window first, then the others while nothing else happens; a figure that cannot be seen (folded,
@@ -228,8 +236,9 @@ function values(given) {
 }
 
 for (const fold of all(".numbers-of")) {
-  fold.addEventListener("toggle", () => {
+  fold.addEventListener("toggle", async () => {
     if (!fold.open) return;
+    await unpacked;
     const table = document.createElement("table");
     const body = table.createTBody();
     for (const line of numbers(fold.closest("figure"))) {
@@ -244,7 +253,7 @@ for (const fold of all(".numbers-of")) {
 // Paper has two columns of panels, three of small ones (page.css); every figure is drawn, to their width.
 
 addEventListener("beforeprint", () => {
-  if (!window.Plotly) return;
+  if (!window.Plotly || specifications.size < plots.length) return;
   sizes.disconnect();
   for (const plot of plots) {
     if (!plot.clientWidth) continue;

@@ -11,7 +11,7 @@ from reports import graph as go
 from reports import style
 from reports.legend import swatch
 from reports.marks import marks
-from reports.markup import Markup, element
+from reports.markup import Markup, element, packed
 from reports.view import Facet, View
 
 
@@ -34,8 +34,8 @@ def part(facet: Facet, *children: object) -> Markup:
 
 
 def figure(title: str, detail: str | None, plot: go.Figure, about: Mapping[str, Any] | None = None) -> Markup:
-    """One panel: a caption, a place to draw, the figure's JSON, which the page's script draws, and its numbers, which
-    the script writes when they are opened: the alternative for who cannot see the figure.
+    """One panel: a caption, a place to draw, the figure's JSON (packed; the page's script draws it), and its numbers,
+    which the script writes when they are opened: the alternative for who cannot see the figure.
 
     `about`: whom all of it is about (`Facet.values`, with the architecture where it is of one), for the filters; what
     single traces are about stands in their `meta` (`reports.marks.about`).
@@ -44,14 +44,9 @@ def figure(title: str, detail: str | None, plot: go.Figure, about: Mapping[str, 
     label = f"{title}, {detail}" if detail else title
     height = f"height:{plot.layout['height']}px"
     place = element("div", class_="plot", role="img", aria_label=f"{label}; numbers below", style=height)
+    specification = element("script", packed(plot.to_json()), type="application/gzip")
     numbers = element("details", element("summary", "Numbers"), element("div", tabindex="0"), class_="numbers-of")
-    return element("figure", caption, place, embedded(plot), numbers, **marks(about or {}))
-
-
-def embedded(plot: go.Figure) -> Markup:
-    """A figure as JSON in a script element, which it cannot end: `<` is written as an escape."""
-    specification = Markup(str(plot.to_json()).replace("<", "\\u003c"))
-    return element("script", specification, type="application/json")
+    return element("figure", caption, place, specification, numbers, **marks(about or {}))
 
 
 def panels(figures: Sequence[Markup], class_: str = "panels") -> Markup:

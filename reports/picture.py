@@ -12,9 +12,9 @@ from pathlib import Path
 from string import Template
 
 from reports import figures, style
+from reports.graph import Figure
 from reports.legend import swatch
 from reports.markup import Markup, element, fragment
-from reports.parts import embedded
 from reports.view import View
 
 BROWSERS = (
@@ -91,6 +91,11 @@ def document(view: View) -> str:
     return page.substitute(body=body, plotly=get_plotlyjs(), across=min(3, max(1, len(view.facets))))
 
 
+def _embedded(plot: Figure) -> Markup:
+    """A figure as JSON in a script element, which it cannot end: `<` is written as an escape."""
+    return element("script", Markup(plot.to_json().replace("<", "\\u003c")), type="application/json")
+
+
 def _key(view: View, name: str) -> Markup:
     return element("span", swatch(view.looks[name]), name or "unnamed", class_="key")
 
@@ -104,5 +109,5 @@ def _measure(view: View, measure: str, title: str) -> Markup | None:
             plot = figures.curves(own, measure, view.looks)
             caption = element("figcaption", element("b", facet.title), element("small", facet.detail))
             place = element("div", class_="plot", style=f"height:{plot.layout['height']}px")
-            panels.append(element("figure", caption, place, embedded(plot)))
+            panels.append(element("figure", caption, place, _embedded(plot)))
     return fragment(element("h2", title), element("div", panels, class_="panels")) if panels else None

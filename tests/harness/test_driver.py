@@ -406,6 +406,7 @@ def test_a_ray_that_does_not_start_gives_one_line(monkeypatch):
         raise Exception("The current node timed out during startup")  # what Ray raises on a busy machine
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", too_slow)
     with (
         pytest.raises(UserError, match=r"Ray at this machine cannot be used: .*timed out during startup"),

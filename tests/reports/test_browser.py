@@ -60,7 +60,7 @@ def drawn(browser):
 
 
 def test_every_figure_is_drawn(opened, page):
-    expected = page.count('<script type="application/json">')
+    expected = page.count('<script type="application/gzip">')
     drawn = opened.execute_script(
         "return [...document.querySelectorAll('.js-plotly-plot')].map(plot => ["
         "plot.querySelectorAll('svg.main-svg').length,"

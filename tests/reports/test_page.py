@@ -50,8 +50,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         tag, attributes = self.open[-1] if self.open else ("", {})
-        if tag == "script" and attributes.get("type") == "application/json":
-            self.figures.append(json.loads(data))
+        if tag == "script" and attributes.get("type") == "application/gzip":
+            self.figures.append(json.loads(gzip.decompress(base64.b64decode(data))))
         elif tag == "script":
             self.scripts.append(data)
         elif tag != "style":
