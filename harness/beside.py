@@ -40,7 +40,7 @@ Steps = dict[int, tuple[int, str]]
 """Position where a solver step begins -> its number and name."""
 
 
-def failures(grid: Grid, cells: pl.DataFrame, rows: pl.DataFrame | pl.LazyFrame) -> list[Failure]:
+def failures(grid: Grid, cells: pl.DataFrame, rows: pl.DataFrame) -> list[Failure]:
     """A few failed random problems, spread over what was trained and over lengths, the shortest first."""
     from reports.data import Failure
 
@@ -60,28 +60,29 @@ def failures(grid: Grid, cells: pl.DataFrame, rows: pl.DataFrame | pl.LazyFrame)
     return found
 
 
-def chosen(cells: pl.DataFrame, rows: pl.DataFrame | pl.LazyFrame) -> list[dict[str, Any]]:
+def chosen(cells: pl.DataFrame, rows: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows, whole: of every architecture in its setting the first failed problem of the shortest length where one
     failed, then of the next such length, and so on, taking turns. Unfit runs are left out."""
     import polars as pl
 
-    table = rows.lazy()
+    table = rows.lazy().with_row_index("place")
     who = cells.lazy().filter(pl.col("fit").fill_null(True)).select("cell", "seed", *GROUP)
     failed = table.filter(
         pl.col("stress") == "random",
         (pl.col("exact") == False) | pl.col("failure").is_not_null(),  # noqa: E712
     )
     first = (
-        failed.select(KEY)
+        failed.select("place", *KEY)
         .join(who, on="cell")
         .sort("length", "index", "seed", "cell")
         .unique(subset=[*GROUP, "length"], keep="first", maintain_order=True)
         .with_columns(turn=pl.int_range(pl.len()).over(GROUP))
         .sort("turn", "length", *GROUP)
         .head(MOST)
-        .select(KEY)
+        .select("place")
+        .collect()
     )
-    return first.join(table, on=KEY, how="left", maintain_order="left").collect().to_dicts()
+    return rows[first["place"]].to_dicts()  # picked by place: a join would copy all rows with all they hold
 
 
 def problem_of(scenario: Scenario, row: dict[str, Any]) -> Problem | None:

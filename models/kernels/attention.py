@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from models.kernels.packing import flattened, padded
@@ -53,6 +52,8 @@ def attention(
 
 def _without_mask(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The last query sees all keys, each one before it one key less; PyTorch's kernels know that without a mask."""
+    from torch.nn.attention.bias import causal_lower_right  # brings the compiler, two seconds' worth of imports
+
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (tensor.to(torch.get_autocast_dtype(q.device.type)) for tensor in (q, k, v))
     if q.shape[2] == 1:
