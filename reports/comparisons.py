@@ -51,7 +51,7 @@ def decided(view: View) -> Markup | None:
         smallest = probability(min(pair.decision.reachable for pair in open_ones))
         texts.append(
             f"{len(open_ones)} of {wording.plural(len(every), 'comparison')} undecidable with "
-            f"{min(sizes)} runs a side (smallest p {smallest})."
+            f"{wording.plural(min(sizes), 'run')} a side (smallest p {smallest})."
         )
     return note(" ".join(texts), " ", element("a", "Details", href="#comparisons"))
 
