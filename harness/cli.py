@@ -37,6 +37,8 @@ StoreOption = Annotated[
 SetOption = Annotated[list[str], typer.Option("--set", help="key=value on top of the grid file; may be repeated.")]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+WIDE = 160
+"""Columns of a table that goes into a log, which has no width of its own."""
 
 
 def main() -> None:
@@ -237,7 +239,7 @@ def compare(
     if mode not in modes:
         raise unknown("--mode", mode, modes)
     found = compare_grids(grids, store, modes[mode])
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     for comparison in found.comparisons:
         show(comparison, console)
     console.print(f"comparison: {found.write(out)}", soft_wrap=True, markup=False)
