@@ -195,19 +195,9 @@ def report(
 
 def _write_report(view: View, grid: Grid, store: Store, name: str = "html", out: Path | None = None) -> str:
     """Write one format into the store, or to `out`; says where."""
-    from harness.errors import UserError
     from reports.export import FORMATS
 
-    content = FORMATS[name].make(view)
-    if out is None:
-        file = f"grids/{grid.file.name}/{FORMATS[name].file}"
-        store.write(file, content)
-        return f"{store.url}/{file}"
-    try:
-        out.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error})") from error
-    return str(out)
+    return store.deliver(f"grids/{grid.file.name}/{FORMATS[name].file}", FORMATS[name].make(view), out)
 
 
 def _make_folder(path: Path) -> None:

@@ -30,15 +30,7 @@ class Compared:
         """Write the page to `out`, or into the store of the last grid; returns where it is."""
         from reports.compare_page import render
 
-        page = render(self.comparisons).encode()
-        if out is None:
-            self.store.write(self.file, page)
-            return f"{self.store.url}/{self.file}"
-        try:
-            out.write_bytes(page)
-        except OSError as error:
-            raise UserError(f"--out {out}: cannot be written ({error})") from error
-        return str(out)
+        return self.store.deliver(self.file, render(self.comparisons).encode(), out)
 
 
 def compare_grids(references: list[str], store: str, mode: Mode | None) -> Compared:

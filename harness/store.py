@@ -186,6 +186,20 @@ class Store:
             raise UserError(f"store {self.url!r}: {name} is damaged ({error}); move it away to go on") from error
         return value
 
+    def deliver(self, name: str, content: bytes, out: Path | None) -> str:
+        """Write what is made for readers (a report) into the store, or to the file `out` instead; returns where it is.
+
+        Raises UserError when `out` cannot be written.
+        """
+        if out is None:
+            self.write(name, content)
+            return f"{self.url}/{name}"
+        try:
+            out.write_bytes(content)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written ({error})") from error
+        return str(out)
+
     def arrow(self, name: str, kind: Table) -> pyarrow.Table:
         """A table as its file holds it. Raises UserError for damage."""
         import pyarrow.parquet
