@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports.data import Failure, Track
 from reports.marks import marks
-from reports.markup import Markup, element
+from reports.markup import Markup, element, packed
 
 LIMIT = 1_000_000
 """Characters that the packed failures may take in the page; the last ones are left out beyond it."""
@@ -86,7 +84,7 @@ def _memory(side: str) -> Markup:
 
 
 def pack(failures: Sequence[Failure]) -> str:
-    """Failures as Base64 of zlib-compressed JSON, each token a number; `viewer.js` unpacks them.
+    """Failures as packed JSON, each token a number; `viewer.js` unpacks them.
 
     {names: tokens by number, failures: [{at, start, known, steps, oracle, model}]}; `at` is the offset of the
     divergence. A side is {tokens, roles: a digit of ROLES per token, memory, pointers, edits, moves} as in
@@ -104,7 +102,7 @@ def pack(failures: Sequence[Failure]) -> str:
         for failure in failures
     ]
     text = json.dumps({"names": list(numbers), "failures": lines}, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    return packed(text)
 
 
 def _numbered(track: Track, numbers: dict[str, int]) -> dict[str, Any]:
