@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -166,14 +166,16 @@ def expand(file: GridFile, text: str, where: str) -> Grid:
         recipes.append((wanted_values(override.where, f"{place}.where"), nested(override.set), override.evaluate))
     cells: dict[str, Resolved] = {}
     own: dict[str, Evaluate] = {}
+    facts = cache(facts_of)
+    stress = cache(stress_sets)
     for raw in _combinations(file, where):
         asked: dict[str, Any] = {}
         for wanted, settings, questions in recipes:
             if matches(raw, wanted, where):
                 raw, asked = merge(raw, settings), merge(asked, questions)
-        resolved = resolve(raw, where)
+        resolved = resolve(raw, where, facts)
         evaluate = _evaluate(file.evaluate, asked, where)
-        check_stress(evaluate, resolved, where)
+        check_stress(evaluate, resolved.config.task, stress(resolved.config.task, resolved.config.setting), where)
         cells.setdefault(resolved.id, resolved)
         if asked:
             own.setdefault(resolved.id, evaluate)
@@ -198,44 +200,82 @@ def _combinations(file: GridFile, where: str) -> Iterator[dict[str, Any]]:
         yield merge(nested(file.base), nested(extra))
 
 
-def resolve(raw: Mapping[str, Any], where: str = "cell") -> Resolved:
-    """A cell with defaults filled in, checked for what is impossible, and named by its content."""
+@dataclass(frozen=True)
+class Facts:
+    """What a cell gets from its task, tool and architecture, whatever its seeds."""
+
+    task: str
+    tool: str
+    tool_options: Mapping[str, Any]
+    shares: Mapping[str, float]
+    architecture: str
+    options: Mapping[str, Any]
+    revisions: Mapping[str, Any]
+    stress: Sequence[str]
+
+
+def facts_of(words: str) -> Facts:
+    """The facts of a cell, from its `_words`. Raises ValueError for what is impossible."""
     from models import ARCHITECTURES
     from models.build import full_options
     from models.build import resolve as architecture_class
     from tasks.mixture import Mixture, bind
     from tasks.resolve import name_of
 
+    task, setting, tool, form, tool_options, mixture, max_length, architecture, size, model = json.loads(words)
+    scenario = bind(task, setting, tool, form, tool_options, mixture)
+    if scenario.changed_options:
+        _try_tool(scenario, max_length)
+    options, revision = full_options(architecture, size, model)
+    _try_model(architecture, size, json.dumps(model), len(scenario.vocabulary))
+    return Facts(
+        scenario.task.name,
+        scenario.tool_name,
+        scenario.changed_options,
+        scenario.shares if isinstance(scenario, Mixture) else {},
+        name_of(architecture_class(architecture), ARCHITECTURES),
+        options,
+        {"training": TRAINING_REVISION, "model": revision, **scenario.revisions},
+        tuple(scenario.task.stress),
+    )
+
+
+def _words(cell: Cell) -> str:
+    """All that the facts of a cell depend on."""
+    words = (cell.task, cell.setting, cell.tool, cell.form, cell.tool_options, cell.train.mixture)
+    return json.dumps((*words, cell.train.max_length, cell.architecture, cell.size, cell.model))
+
+
+def resolve(raw: Mapping[str, Any], where: str = "cell", facts: Callable[[str], Facts] = facts_of) -> Resolved:
+    """A cell with defaults filled in, checked for what is impossible, and named by its content.
+
+    facts: `facts_of`, or the same with a memory, for many cells that differ in little.
+    """
     cell = validate(Cell, raw, where)
     try:
-        scenario = bind(cell.task, cell.setting, cell.tool, cell.form, cell.tool_options, cell.train.mixture)
-        if scenario.changed_options:
-            _try_tool(scenario, cell.train.max_length)
-        options, model_revision = full_options(cell.architecture, cell.size, cell.model)
-        _try_model(cell.architecture, cell.size, json.dumps(cell.model), len(scenario.vocabulary))
+        known = facts(_words(cell))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
     for name in cell.train.stress:
-        if name not in scenario.task.stress:
-            raise unknown(f"stress set of {scenario.task.name}", name, scenario.task.stress, f"{where}: train.stress")
-    shares = scenario.shares if isinstance(scenario, Mixture) else {}
+        if name not in known.stress:
+            raise unknown(f"stress set of {known.task}", name, known.stress, f"{where}: train.stress")
     stop_after = cell.train.stop_after if cell.train.last < cell.train.steps else None
     cell = cell.model_copy(
         update={
-            "train": cell.train.model_copy(update={"mixture": shares, "stop_after": stop_after}),
-            "task": scenario.task.name,
+            "train": cell.train.model_copy(update={"mixture": dict(known.shares), "stop_after": stop_after}),
+            "task": known.task,
             "form": cell.form if cell.setting in ("interactive", "cot") else Cell().form,  # elsewhere nothing differs
-            "tool": scenario.tool_name,
-            "tool_options": scenario.changed_options,
-            "architecture": name_of(architecture_class(cell.architecture), ARCHITECTURES),
+            "tool": known.tool,
+            "tool_options": dict(known.tool_options),
+            "architecture": known.architecture,
             "data_seed": cell.seed if cell.data_seed is None else cell.data_seed,
         }
     )
     training = changed(cell.train, leave_out=("validation",))  # it measures the weights and does not change them
     content = {
         "cell": {**changed(cell, leave_out=("size", "model", "train")), "train": training},
-        "model": options,
-        "revisions": {"training": TRAINING_REVISION, "model": model_revision, **scenario.revisions},
+        "model": known.options,
+        "revisions": known.revisions,
     }
     return Resolved(digest(content), f"{cell.task} {cell.setting} {cell.architecture} seed={cell.seed}", cell)
 
@@ -258,31 +298,41 @@ def _try_model(architecture: str, size: str, options: str, vocabulary: int) -> N
 
 def named(cells: list[Resolved]) -> list[Resolved]:
     """Cells with names that tell apart those of one task, setting and architecture by what differs among them."""
+    flat = [_flatten(cell.config.model_dump()) for cell in cells]
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for cell in cells:
-        config = cell.config
-        group = groups.setdefault((config.task, config.setting, config.architecture), [])
-        group.append(_flatten(config.model_dump()))
+    for cell, mine in zip(cells, flat):
+        groups.setdefault(_group(cell), []).append(mine)
+    varying = {group: _varying(members) for group, members in groups.items()}
     result = []
-    for cell in cells:
-        config, mine = cell.config, _flatten(cell.config.model_dump())
-        others = groups[config.task, config.setting, config.architecture]
-        keys = dict.fromkeys(key for other in others for key in other)
-        varying = [key for key in keys if any(other.get(key) != mine.get(key) for other in others)]
-        told = [f"{key.split('.')[-1]}={mine.get(key)}" for key in varying if key not in ("seed", "data_seed")]
-        parts = [config.task, config.setting, config.architecture, *told, f"seed={config.seed}"]
+    for cell, mine in zip(cells, flat):
+        told = [f"{key.split('.')[-1]}={mine.get(key)}" for key in varying[_group(cell)]]
+        parts = [*_group(cell), *told, f"seed={cell.config.seed}"]
         result.append(replace(cell, name=" ".join(parts)))
     return result
 
 
-def check_stress(evaluate: Evaluate, cell: Resolved, where: str) -> None:
-    """Raise UserError unless the cell's task has all the problem sets asked for."""
+def _group(cell: Resolved) -> tuple[str, str, str]:
+    return cell.config.task, cell.config.setting, cell.config.architecture
+
+
+def _varying(members: list[dict[str, Any]]) -> list[str]:
+    """The fields in which some of the cells differ, seeds apart."""
+    keys = dict.fromkeys(key for member in members for key in member if key not in ("seed", "data_seed"))
+    return [key for key in keys if any(member.get(key) != members[0].get(key) for member in members)]
+
+
+def stress_sets(task: str, setting: str) -> Sequence[str]:
+    """The problem sets a task has beside the random ones."""
     from tasks.scenario import Scenario
 
-    known = {"jittered", *Scenario(cell.config.task, cell.config.setting).task.stress}
+    return "jittered", *Scenario(task, setting).task.stress
+
+
+def check_stress(evaluate: Evaluate, task: str, known: Sequence[str], where: str) -> None:
+    """Raise UserError unless all the problem sets asked for are known of the cell's task."""
     for name in evaluate.stress:
         if name not in known:
-            raise unknown(f"problem set of task {cell.config.task}", name, known, f"{where}: evaluate.stress")
+            raise unknown(f"problem set of task {task}", name, known, f"{where}: evaluate.stress")
 
 
 def digest(content: Any) -> str:
