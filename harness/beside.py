@@ -40,13 +40,13 @@ Steps = dict[int, tuple[int, str]]
 """Position where a solver step begins -> its number and name."""
 
 
-def failures(grid: Grid, cells: pl.DataFrame, rows: pl.DataFrame) -> list[Failure]:
-    """A few failed random problems, spread over what was trained and over lengths, the shortest first."""
+def failures(grid: Grid, rows: Iterable[dict[str, Any]]) -> list[Failure]:
+    """Failed problems, given as whole rows, beside the oracle as far as the budget goes."""
     from reports.data import Failure
 
     resolved = {cell.id: cell for cell in grid.cells}
     left, found = BUDGET, []
-    for row in chosen(cells, rows):
+    for row in rows:
         rollout, failure = row.pop("rollout"), Failure(row)
         if row["divergence"] is not None and row["divergence"] + AFTER <= left:
             config, corrupt = resolved[row["cell"]].config, row["corrupt"] or 0.0
@@ -61,28 +61,26 @@ def failures(grid: Grid, cells: pl.DataFrame, rows: pl.DataFrame) -> list[Failur
 
 
 def chosen(cells: pl.DataFrame, rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rows, whole: of every architecture in its setting the first failed problem of the shortest length where one
-    failed, then of the next such length, and so on, taking turns. Unfit runs are left out."""
+    """KEY of a few failed random problems: of every architecture in its setting the first of the shortest length
+    where one failed, then of the next such length, and so on, taking turns. Unfit runs are left out."""
     import polars as pl
 
-    table = rows.lazy().with_row_index("place")
     who = cells.lazy().filter(pl.col("fit").fill_null(True)).select("cell", "seed", *GROUP)
-    failed = table.filter(
+    failed = rows.lazy().filter(
         pl.col("stress") == "random",
         (pl.col("exact") == False) | pl.col("failure").is_not_null(),  # noqa: E712
     )
     first = (
-        failed.select("place", *KEY)
+        failed.select(KEY)
         .join(who, on="cell")
         .sort("length", "index", "seed", "cell")
         .unique(subset=[*GROUP, "length"], keep="first", maintain_order=True)
         .with_columns(turn=pl.int_range(pl.len()).over(GROUP))
         .sort("turn", "length", *GROUP)
         .head(MOST)
-        .select("place")
-        .collect()
+        .select(KEY)
     )
-    return rows[first["place"]].to_dicts()  # picked by place: a join would copy all rows with all they hold
+    return first.collect().to_dicts()
 
 
 def problem_of(scenario: Scenario, row: dict[str, Any]) -> Problem | None:

@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from harness.beside import failures
+from harness.beside import chosen, failures
 from harness.config import Evaluate
 from harness.grid import Grid, Resolved, evaluation_id
 from harness.robustness import flips
 from harness.schema import ATTEMPTS, CELLS, CURVES, FLIPS, ROWS, Table
 from harness.search import account
-from harness.store import Extent, Store
-from harness.work import missing
+from harness.store import Extent, Held, Store, curve_file
+from harness.work import Missing, lacking
 
 if TYPE_CHECKING:
     import polars as pl
-    import pyarrow
 
     from reports.data import ReportData
 
 READERS = 8
 """Cells whose files are read at the same time: a store may be far away."""
-EXAMPLES = 4
-"""Failed problems of a row file whose long texts a report gets."""
-TEXTS = ("problem", "question", "context", "output", "rollout")
-"""What is too long to be kept of a million rows."""
 
 
-def report_data(grid: Grid, store: Store, shortened: Sequence[str] = TEXTS) -> ReportData:
-    """Everything the store knows of a grid's cells, at the lengths and with the settings the grid asks for.
+def report_data(grid: Grid, store: Store) -> ReportData:
+    """Everything the store knows of a grid's cells, at the lengths and with the settings the grid asks for; of the
+    rows the columns COUNTED, and of a few failed problems everything."""
+    data = tables(grid, store)
+    cells = {cell.id: cell for cell in grid.cells}
 
-    Rows have their long texts (`shortened`) with the first failed problems of each point only, and null elsewhere.
-    """
-    from reports.data import ReportData, frame
+    def whole(of: dict[str, Any]) -> dict[str, Any]:
+        cell = cells[of["cell"]]
+        return whole_row(cell, grid.evaluate(cell), store, of)
+
+    return replace(data, failures=failures(grid, map(whole, chosen(data.cells, data.rows))))
+
+
+def tables(grid: Grid, store: Store, further: Collection[str] = ()) -> ReportData:
+    """The same without failed problems. `further`: columns of the rows beside COUNTED."""
+    from reports.data import COUNTED, ReportData, frame
 
     attempts = store.attempts({cell.id for cell in grid.cells})
+    columns = [name for name in ROWS if name in COUNTED or name in further]
     about = {
         "name": grid.file.name,
         "title": grid.file.title,
@@ -49,46 +56,47 @@ def report_data(grid: Grid, store: Store, shortened: Sequence[str] = TEXTS) -> R
         "evaluate": grid.file.evaluate.model_dump(),
         "search": account(grid, store),
     }
-    with ThreadPoolExecutor(READERS) as readers:
 
-        def of_each(read: Callable[[Resolved], Any]) -> list[Any]:
-            return list(readers.map(read, grid.cells))
-
-        cells = frame(CELLS, of_each(lambda cell: describe(cell, grid.evaluate(cell), store, attempts)))
-        rows = _below(ROWS, of_each(lambda cell: row_table(cell, grid.evaluate(cell), store, shortened)))
-        return ReportData(
-            grid=about,
-            cells=cells,
-            rows=rows,
-            curves=_below(CURVES, of_each(lambda cell: curve_table(cell, store))),
-            attempts=frame(ATTEMPTS, attempts),
-            flips=frame(
-                FLIPS, list(chain.from_iterable(of_each(lambda cell: flips(cell, grid.evaluate(cell), store))))
-            ),
-            failures=failures(grid, cells, rows),
+    def read(cell: Resolved) -> tuple[Any, ...]:
+        evaluate, held = grid.evaluate(cell), store.held(cell.id)
+        return (
+            describe(cell, evaluate, held, attempts),
+            row_table(cell, evaluate, store, held, columns),
+            curve_table(cell, store, held),
+            flips(cell, evaluate, store, held),
         )
 
+    with ThreadPoolExecutor(READERS) as readers:
+        cells, rows, curves, flipped = zip(*readers.map(read, grid.cells))
+    return ReportData(
+        grid=about,
+        cells=frame(CELLS, list(cells)),
+        rows=_below(ROWS, rows, columns),
+        curves=_below(CURVES, curves, list(CURVES)),
+        attempts=frame(ATTEMPTS, attempts),
+        flips=frame(FLIPS, list(chain.from_iterable(flipped))),
+    )
 
-def _below(kind: Table, tables: list[pl.DataFrame | None]) -> pl.DataFrame:
-    """Tables one below the other, with exactly the columns of `kind`; one that was not known then is null."""
+
+def _below(kind: Table, tables: Iterable[pl.DataFrame | None], columns: list[str]) -> pl.DataFrame:
+    """Tables one below the other, with exactly these columns of `kind`; one that was not known then is null."""
     import polars as pl
 
     from reports.data import frame
 
     known = [frame(kind, []), *(table for table in tables if table is not None)]
-    return pl.concat(known, how="diagonal", rechunk=False).select(list(kind))  # a copy would double the memory
+    return pl.concat(known, how="diagonal", rechunk=False).select(columns)  # a copy would double the memory
 
 
-def _asked_for(cell: Resolved, evaluate: Evaluate, store: Store) -> list[Extent]:
+def _asked_for(evaluate: Evaluate, held: Held) -> list[Extent]:
     """The cell's row files that answer the grid's question: its weights, settings, lengths and problems."""
-    published = store.published(cell.id)
-    if published is None:
+    if held.published is None:
         return []
-    sets, evaluation, checkpoint = {"random", *evaluate.stress}, evaluation_id(evaluate), published["checkpoint"][:16]
+    sets, evaluation, checkpoint = {"random", *evaluate.stress}, evaluation_id(evaluate), held.published["checkpoint"]
     return [
         extent
-        for extent in store.extents(cell.id)
-        if (extent.checkpoint, extent.evaluation) == (checkpoint, evaluation)
+        for extent in held.extents
+        if (extent.checkpoint, extent.evaluation) == (checkpoint[:16], evaluation)
         and extent.length in evaluate.lengths
         and extent.stress in sets
         and extent.start < evaluate.problems
@@ -97,23 +105,22 @@ def _asked_for(cell: Resolved, evaluate: Evaluate, store: Store) -> list[Extent]
 
 def rows_of(cell: Resolved, evaluate: Evaluate, store: Store) -> list[dict[str, Any]]:
     """The cell's rows that answer the grid's question, with everything they hold."""
-    return [row for row in store.rows(cell.id, _asked_for(cell, evaluate, store)) if row["index"] < evaluate.problems]
+    extents = _asked_for(evaluate, store.held(cell.id))
+    return [row for row in store.rows(cell.id, extents) if row["index"] < evaluate.problems]
 
 
 def row_table(
-    cell: Resolved, evaluate: Evaluate, store: Store, shortened: Sequence[str] = TEXTS
+    cell: Resolved, evaluate: Evaluate, store: Store, held: Held, columns: Collection[str]
 ) -> pl.DataFrame | None:
-    """The same rows as a table, the long texts with the first failures of each file only."""
+    """Columns of the same rows as a table: texts take most of the time to read."""
     import polars as pl
     import pyarrow
 
-    extents = _asked_for(cell, evaluate, store)
+    extents = _asked_for(evaluate, held)
     if not extents:
         return None
     files = (f"cells/{cell.id}/rows/{extent.file}" for extent in extents)
-    whole = pyarrow.concat_tables(
-        [_shortened(store.arrow(file, ROWS), shortened) for file in files], promote_options="default"
-    )
+    whole = pyarrow.concat_tables([store.arrow(file, ROWS, columns) for file in files], promote_options="default")
     rows = pl.DataFrame(whole)
     # Mostly there is nothing to do, and for a million rows every copy counts.
     if len({(extent.length, extent.stress) for extent in extents}) < len(extents):
@@ -123,34 +130,34 @@ def row_table(
     return rows
 
 
-def _shortened(rows: pyarrow.Table, texts: Sequence[str]) -> pyarrow.Table:
-    """The rows of a file with the long texts of the first failed problems only. In Arrow, since Polars would keep the
-    memory of all of them alive; by `take`, since `if_else` would, too."""
-    import numpy
-    import pyarrow
+def whole_row(cell: Resolved, evaluate: Evaluate, store: Store, of: Mapping[str, Any]) -> dict[str, Any]:
+    """One of the same rows, with everything it holds: that of the `length`, `stress` and `index` of `of`."""
+    import pyarrow.compute
 
-    failed = rows["failure"].is_valid().to_numpy()
-    places = pyarrow.array(numpy.arange(len(failed)), mask=~(failed & (numpy.cumsum(failed) <= EXAMPLES)))
-    for name in texts:
-        if name in rows.column_names:
-            place = rows.column_names.index(name)
-            rows = rows.set_column(place, rows.field(place), rows[name].take(places))
-    return rows
+    index = of["index"]
+    extent = next(
+        extent
+        for extent in _asked_for(evaluate, store.held(cell.id))
+        if (extent.length, extent.stress) == (of["length"], of["stress"]) and extent.start <= index < extent.stop
+    )
+    rows = store.arrow(f"cells/{cell.id}/rows/{extent.file}", ROWS)
+    return dict.fromkeys(ROWS) | rows.filter(pyarrow.compute.field("index") == index).to_pylist()[0]
 
 
-def curve_table(cell: Resolved, store: Store) -> pl.DataFrame | None:
+def curve_table(cell: Resolved, store: Store, held: Held) -> pl.DataFrame | None:
     """The training curve of the cell's published weights."""
     import polars as pl
 
-    file = store.curve_file(cell.id)
-    return None if file is None else pl.DataFrame(store.arrow(file, CURVES))
+    if held.published is None:
+        return None
+    return pl.DataFrame(store.arrow(curve_file(cell.id, held.published["checkpoint"]), CURVES))
 
 
-def describe(cell: Resolved, evaluate: Evaluate, store: Store, attempts: list[dict[str, Any]]) -> dict[str, Any]:
+def describe(cell: Resolved, evaluate: Evaluate, held: Held, attempts: list[dict[str, Any]]) -> dict[str, Any]:
     """One line of the table of cells."""
-    config, published = cell.config, store.published(cell.id)
-    known = {name: (published or {}).get(name) for name in CELLS if name in (published or {})}
-    status, reason = status_of(cell, evaluate, store, attempts)
+    config, published = cell.config, held.published or {}
+    known = {name: published[name] for name in CELLS if name in published}
+    status, reason = status_of(cell, lacking(evaluate, held), attempts)
     return {
         **known,
         "cell": cell.id,
@@ -165,11 +172,8 @@ def describe(cell: Resolved, evaluate: Evaluate, store: Store, attempts: list[di
     }
 
 
-def status_of(
-    cell: Resolved, evaluate: Evaluate, store: Store, attempts: list[dict[str, Any]]
-) -> tuple[str, str | None]:
+def status_of(cell: Resolved, todo: Missing, attempts: list[dict[str, Any]]) -> tuple[str, str | None]:
     """Where a cell stands, and for a failed one why (its last attempt's reason)."""
-    todo = missing(cell, evaluate, store)
     if not todo:
         return "done", None
     last = [attempt for attempt in attempts if attempt["cell"] == cell.id][-1:]

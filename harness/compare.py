@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.collect import TEXTS, report_data
+from harness.collect import tables
 from harness.errors import UserError
 from harness.grid import Grid, load, parse
 from harness.search import chosen
@@ -40,8 +40,8 @@ def compare_grids(references: list[str], store: str, mode: Mode | None) -> Compa
     found = [_read(reference, store) for reference in references]
     names = [grid.file.name for grid, _ in found]
     labels = names if len(set(names)) == len(names) else references
-    texts = [name for name in TEXTS if name != "problem"]  # its hash says whether two rows are of the same problem
-    sides = [(label, report_data(*one, texts)) for label, one in zip(labels, found)]
+    # The hash of a problem says whether two rows are of the same one.
+    sides = [(label, tables(*one, further=["problem"])) for label, one in zip(labels, found)]
     try:
         result = compare(sides, mode)
         for comparison in result:

@@ -227,7 +227,8 @@ def facts_of(words: str) -> Facts:
     if scenario.changed_options:
         _try_tool(scenario, max_length)
     options, revision = full_options(architecture, size, model)
-    _try_model(architecture, size, json.dumps(model), len(scenario.vocabulary))
+    if model or architecture not in ARCHITECTURES:  # presets of ours go together, and trying takes seconds
+        _try_model(architecture, size, json.dumps(model), len(scenario.vocabulary))
     return Facts(
         scenario.task.name,
         scenario.tool_name,

@@ -177,9 +177,10 @@ def print_status(grid: Grid, store: Store) -> None:
     for cell in grid.cells:
         evaluate = grid.evaluate(cell)
         total = len(evaluate.lengths) * (1 + len(evaluate.stress))
-        status, reason = status_of(cell, evaluate, store, attempts)
+        todo = missing(cell, evaluate, store)
+        status, reason = status_of(cell, todo, attempts)
         counts[status] += 1
-        done = total - len(missing(cell, evaluate, store).points)
+        done = total - len(todo.points)
         tries = sum(attempt["cell"] == cell.id for attempt in attempts)
         table.add_row(cell.name, cell.id, status, f"{done}/{total}", str(tries), reason or "")
     _print(table)

@@ -12,23 +12,23 @@ from typing import Any
 from harness.config import Evaluate
 from harness.grid import Resolved, evaluation_id
 from harness.schema import ROWS
-from harness.store import Extent, Store
+from harness.store import Extent, Held, Store
 
 Row = dict[str, Any]
 WAYS = ("mode", "precision", "chunk", "device", "kernels")
 """Columns in which evaluations may differ without asking for anything else."""
 
 
-def flips(cell: Resolved, evaluate: Evaluate, store: Store) -> list[Row]:
+def flips(cell: Resolved, evaluate: Evaluate, store: Store, held: Held) -> list[Row]:
     """Records of FLIPS: the grid's own evaluation of a cell against every other one in the store, point by point.
 
     Controls (corrupted observations) are left out. Rows of other evaluations are read only where there are any.
     """
-    published, own = store.published(cell.id), evaluation_id(evaluate)
+    published, own = held.published, evaluation_id(evaluate)
     if published is None or evaluate.corrupt:
         return []
     by_point: dict[tuple[int, str], dict[str, list[Extent]]] = defaultdict(lambda: defaultdict(list))
-    for extent in store.extents(cell.id):
+    for extent in held.extents:
         if extent.checkpoint == published["checkpoint"][:16]:
             by_point[extent.length, extent.stress][extent.evaluation].append(extent)
     found = []

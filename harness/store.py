@@ -22,7 +22,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,6 +55,15 @@ class Extent(NamedTuple):
             return None
         checkpoint, evaluation, length, stress, start, stop = match.groups()
         return cls(checkpoint, evaluation, int(length), stress, int(start), int(stop))
+
+
+class Held(NamedTuple):
+    """What a store holds of a cell."""
+
+    published: dict[str, Any] | None
+    """What is known of its trained weights; None while it has none."""
+    extents: list[Extent]
+    """Its row files."""
 
 
 class Store:
@@ -200,18 +209,19 @@ class Store:
             raise UserError(f"--out {out}: cannot be written ({error})") from error
         return str(out)
 
-    def arrow(self, name: str, kind: Table) -> pyarrow.Table:
-        """A table as its file holds it. Raises UserError for damage."""
+    def arrow(self, name: str, kind: Table, columns: Collection[str] | None = None) -> pyarrow.Table:
+        """A table as its file holds it, or some of its columns. Raises UserError for damage in what is read."""
         import pyarrow.parquet
 
         try:
-            file = pyarrow.parquet.ParquetFile(io.BytesIO(self.read(name)), page_checksum_verification=True)
-            if unknown := set(file.schema_arrow.names) - kind.keys():
+            content = pyarrow.BufferReader(self.read(name))
+            file = pyarrow.parquet.ParquetFile(content, page_checksum_verification=True)
+            found, types = {field.name: field.type for field in file.schema_arrow}, arrow_types()
+            if unknown := found.keys() - kind.keys():
                 raise ValueError(f"unknown columns {', '.join(sorted(map(repr, unknown)))}")
-            types = arrow_schema(kind)
-            if wrong := [known.name for known in file.schema_arrow if known.type != types.field(known.name).type]:
+            if wrong := [name for name, is_of in found.items() if is_of != types[kind[name][0]]]:
                 raise ValueError(f"another type than it should have: {', '.join(wrong)}")
-            return file.read(use_threads=False)
+            return file.read([name for name in found if columns is None or name in columns], use_threads=False)
         except UserError:
             raise
         except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -236,6 +246,11 @@ class Store:
         found = (Extent.parse(file) for file in self.names(f"cells/{cell}/rows"))
         return [extent for extent in found if extent is not None]
 
+    def held(self, cell: str) -> Held:
+        """Both; without weights, no row file is looked for."""
+        published = self.published(cell)
+        return Held(published, self.extents(cell) if published else [])
+
     def write_rows(self, cell: str, extent: Extent, rows: list[dict[str, Any]]) -> bool:
         """Publish the rows of a point; False when they were there already."""
         return self.create(f"cells/{cell}/rows/{extent.file}", parquet(ROWS, rows))
@@ -250,18 +265,13 @@ class Store:
                     seen.add(key)
                     yield row
 
-    def curve_file(self, cell: str) -> str | None:
-        """Where the training curve of the cell's published weights is; None while it has none."""
-        published = self.published(cell)
-        return f"cells/{cell}/curve-{published['checkpoint']}.parquet" if published else None
-
     def curve(self, cell: str) -> list[dict[str, Any]]:
         """The training curve of the cell's published weights."""
-        file = self.curve_file(cell)
-        return [] if file is None else self.read_table(file, CURVES)
+        published = self.published(cell)
+        return self.read_table(curve_file(cell, published["checkpoint"]), CURVES) if published else []
 
     def write_curve(self, cell: str, checkpoint: str, curve: Iterable[dict[str, Any]]) -> None:
-        self.create(f"cells/{cell}/curve-{checkpoint}.parquet", parquet(CURVES, list(curve)))
+        self.create(curve_file(cell, checkpoint), parquet(CURVES, list(curve)))
 
     # ledger ----------------------------------------------------------------------------------------------------
 
@@ -289,6 +299,11 @@ class Store:
         return sorted(records, key=lambda record: str(record.get("started")))
 
 
+def curve_file(cell: str, checkpoint: str) -> str:
+    """Where the training curve of a cell's weights is."""
+    return f"cells/{cell}/curve-{checkpoint}.parquet"
+
+
 def parquet(table: Table, records: list[dict[str, Any]]) -> bytes:
     """Records as a Parquet file with the table's columns; a missing value is null, an unknown column an error."""
     import pyarrow
@@ -300,10 +315,17 @@ def parquet(table: Table, records: list[dict[str, Any]]) -> bytes:
     return encoded(pyarrow.Table.from_pylist(complete, schema=arrow_schema(table)))
 
 
+def arrow_types() -> dict[str, pyarrow.DataType]:
+    """Arrow's types by their names in `harness.schema`."""
+    import pyarrow
+
+    return {"string": pyarrow.string(), "int64": pyarrow.int64(), "double": pyarrow.float64(), "bool": pyarrow.bool_()}
+
+
 def arrow_schema(table: Table) -> pyarrow.Schema:
     import pyarrow
 
-    types = {"string": pyarrow.string(), "int64": pyarrow.int64(), "double": pyarrow.float64(), "bool": pyarrow.bool_()}
+    types = arrow_types()
     return pyarrow.schema([(name, types[kind]) for name, (kind, _) in table.items()])
 
 

@@ -29,7 +29,7 @@ from harness.config import Evaluate
 from harness.errors import UserError, one_line
 from harness.grid import Grid, Resolved
 from harness.store import Store
-from harness.work import shares
+from harness.work import missing, shares
 
 EXPERIMENT = "lengthwise"
 GRID, CELL, STORE = "lengthwise.grid", "lengthwise.cell", "lengthwise.store"
@@ -304,7 +304,7 @@ class Mirror:
         begun = [cell for cell in self.grid.cells if cell.id in attempts or self.store.published(cell.id)]
         for cell in begun:
             own = attempts.get(cell.id, [])
-            status, _ = status_of(cell, self.grid.evaluate(cell), self.store, own)
+            status, _ = status_of(cell, missing(cell, self.grid.evaluate(cell), self.store), own)
             self.fill(cell, status, own)
         self.finish()
         return len(begun)

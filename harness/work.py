@@ -20,7 +20,7 @@ from harness.config import Evaluate, Run
 from harness.errors import Stopped, UserError
 from harness.grid import Resolved, evaluation_id
 from harness.schema import FORMAT
-from harness.store import Extent, Store
+from harness.store import Extent, Held, Store
 
 if TYPE_CHECKING:
     from harness.evaluate import Point
@@ -53,14 +53,18 @@ class Missing:
 
 def missing(resolved: Resolved, evaluate: Evaluate, store: Store) -> Missing:
     """Compare what a grid asks of a cell with what the store holds."""
-    published = store.published(resolved.id)
+    return lacking(evaluate, store.held(resolved.id))
+
+
+def lacking(evaluate: Evaluate, held: Held) -> Missing:
+    """The same, of what is known to be held."""
+    published = held.published
     wanted = [(length, stress) for length in evaluate.lengths for stress in ("random", *evaluate.stress)]
     if published is None:
         return Missing(True, [Gap(length, stress, 0, evaluate.problems) for length, stress in wanted])
     evaluation, checkpoint = evaluation_id(evaluate), published["checkpoint"][:16]
     done: dict[tuple[int, str], int] = {}
-    extents: list[Extent] = sorted(store.extents(resolved.id), key=lambda extent: extent.start)
-    for extent in extents:
+    for extent in sorted(held.extents, key=lambda extent: extent.start):
         point = (extent.length, extent.stress)
         if extent.evaluation == evaluation and extent.checkpoint == checkpoint and extent.start <= done.get(point, 0):
             done[point] = max(done.get(point, 0), extent.stop)

@@ -7,9 +7,17 @@ from typing import Any, Literal
 
 import polars as pl
 
-from harness.schema import ATTEMPTS, CELLS, CURVES, FLIPS, ROWS, Table
+from harness.schema import ATTEMPTS, CELLS, CURVES, FLIPS, Table
 
 _TYPES = {"string": pl.String, "int64": pl.Int64, "double": pl.Float64, "bool": pl.Boolean}
+
+COUNTED = (
+    *("cell", "length", "stress", "index", "exact", "answer_right", "token_accuracy", "divergence", "divergence_step"),
+    *("failure", "near_tie", "replay_equal", "chance", "corrupt", "tokens", "own_tokens", "steps", "tool_calls"),
+    *("longest_walk", "work", "pairs", "pairs_unseen", "rollout_tokens", "seconds", "peak_bytes", "state_bytes"),
+    *("flops", "device", "kernels", "precision", "mode"),
+)
+"""Columns of ROWS that a report counts; the others it shows, of a few failed problems."""
 
 Known = Literal["whole", "part", "wrong token"]
 
@@ -50,7 +58,7 @@ class Failure:
 class ReportData:
     """One grid and everything known of its cells. Any table may be empty, any value null.
 
-    Rows hold one evaluation of one checkpoint per cell: a problem of a point appears once.
+    Rows hold one evaluation of one checkpoint per cell, a problem of a point once, and of ROWS at least COUNTED.
     """
 
     grid: dict[str, Any]
@@ -68,12 +76,12 @@ class ReportData:
     def __post_init__(self) -> None:
         for name, table in (
             ("cells", CELLS),
-            ("rows", ROWS),
+            ("rows", COUNTED),
             ("curves", CURVES),
             ("attempts", ATTEMPTS),
             ("flips", FLIPS),
         ):
-            if missing := table.keys() - set(getattr(self, name).columns):
+            if missing := set(table) - set(getattr(self, name).columns):
                 raise ValueError(f"{name}: the columns {', '.join(sorted(missing))} are missing; build it with `frame`")
 
 

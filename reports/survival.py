@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from reports import aggregate, statistics
@@ -45,28 +47,35 @@ def hazard(problems: pl.DataFrame, place: str) -> pl.DataFrame:
     """
     error, end = PLACES[place]
     places = problems.select("cell", pl.when(~pl.col("exact")).then(error).alias("error"), end.alias("end"))
-    places = places.drop_nulls("end").with_columns(last=pl.coalesce("error", "end"))
-    bins = TENTHS if place == "tenth" else octaves(places["last"].max() or 0)  # type: ignore[arg-type]
-    tables = [_bin(places, *bounds) for bounds in bins]
-    if not tables:
-        return pl.DataFrame(schema=_SCHEMA)
-    table = pl.concat(tables).filter(pl.col("risked") > 0)
+    places = places.drop_nulls("end").select("cell", "error", pl.coalesce("error", "end").alias("last"))
+    table = _counted(places, TENTHS if place == "tenth" else octaves(places["last"].max() or 0))  # type: ignore[arg-type]
     low, high = statistics.interval(table["errors"].to_numpy(), table["risked"].to_numpy())
     bounds = {"low": pl.Series(low, dtype=pl.Float64), "high": pl.Series(high, dtype=pl.Float64)}
     return table.with_columns(rate=pl.col("errors") / pl.col("risked"), **bounds).sort("cell", "first")
 
 
-_COUNTS = {name: pl.Int64 for name in ("first", "last", "errors", "risked", "problems")}
-_SCHEMA = {"cell": pl.String, **_COUNTS, "rate": pl.Float64, "low": pl.Float64, "high": pl.Float64}
-
-
-def _bin(places: pl.DataFrame, first: int, last: int) -> pl.DataFrame:
-    counted = places.group_by("cell").agg(
-        pl.col("error").is_between(first, last).sum().cast(pl.Int64).alias("errors"),
-        (pl.col("last").clip(first - 1, last) - (first - 1)).sum().cast(pl.Int64).alias("risked"),
-        (pl.col("last") >= first).sum().cast(pl.Int64).alias("problems"),
+def _counted(places: pl.DataFrame, bins: Sequence[Bin]) -> pl.DataFrame:
+    """Counts of every cell and bin. The problems are gone through once: counted by the bin of their last place, from
+    which follows what they are in every bin."""
+    edges = [first for first, _ in bins] + [last + 1 for _, last in bins[-1:]]
+    ended = pl.Series(edges, dtype=pl.Int64).search_sorted(places["last"], side="right")
+    by_end = (
+        places.with_columns(ended=ended.cast(pl.Int64) - 1)
+        .group_by("cell", "ended")
+        .agg(n=pl.len().cast(pl.Int64), errors=pl.col("error").count().cast(pl.Int64), total=pl.col("last").sum())
     )
-    return counted.with_columns(first=pl.lit(first, pl.Int64), last=pl.lit(last, pl.Int64))
+    bounds = pl.DataFrame(bins, schema={"first": pl.Int64, "last": pl.Int64}, orient="row")
+    bounds = bounds.with_columns(bin=pl.int_range(pl.len()))
+    inside, before = pl.col("ended") == pl.col("bin"), pl.col("first") - 1
+    risked = (
+        pl.when(inside).then(pl.col("total") - pl.col("n") * before).otherwise(pl.col("n") * (pl.col("last") - before))
+    )
+    return (
+        by_end.join(bounds, how="cross")
+        .filter(pl.col("ended") >= pl.col("bin"))
+        .group_by("cell", "first", "last")
+        .agg(errors=pl.col("errors").filter(inside).sum(), risked=risked.sum(), problems=pl.col("n").sum())
+    )
 
 
 def first_errors(problems: pl.DataFrame) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.bench.simulate import TEXT, simulate
 from harness.grid import load
@@ -42,27 +42,38 @@ def bench_report(sets: list[str], repeats: int, keep: Path | None) -> dict[str, 
             "cells": len(grid.cells),
             "points": sum(len(grid.evaluate(cell).lengths) for cell in grid.cells),
             "rows": rows,
-            "seconds": statistics.median(seconds for seconds, _ in runs),
-            "peak_bytes": max(peak for _, peak in runs),
+            "seconds": statistics.median(run.seconds for run in runs),
+            "cpu_seconds": statistics.median(run.cpu_seconds for run in runs),
+            "peak_bytes": max(run.peak_bytes for run in runs),
             "page_bytes": page.stat().st_size,
             "opened": opened(page, repeats),
         }
         if keep is not None:
             shutil.copy(page, keep)
-    print(f"written in {result['seconds']:.1f} s, {result['peak_bytes'] / 1e9:.2f} GB resident at most")
+    took = f"{result['seconds']:.1f} s ({result['cpu_seconds']:.1f} s of CPU)"
+    print(f"written in {took}, {result['peak_bytes'] / 1e9:.2f} GB resident at most")
     print(f"page of {result['page_bytes'] / 1e6:.2f} MB; opened: {result['opened'] or 'no Chromium, or no selenium'}")
     return result
 
 
-def _run(command: list[str]) -> tuple[float, int]:
-    """Seconds and the most resident memory of one process, interpreter and imports included."""
+class Run(NamedTuple):
+    """What a process took, interpreter and imports included."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    """Resident at most."""
+
+
+def _run(command: list[str]) -> Run:
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
-    return time.perf_counter() - began, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Run(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, peak)
 
 
 def opened(page: Path, repeats: int) -> dict[str, float] | None:

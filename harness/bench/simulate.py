@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from harness.errors import UserError
 from harness.grid import Grid, Resolved, evaluation_id
 from harness.schema import CURVES, FAILURES, ROWS
-from harness.store import Extent, Store, arrow_schema, encoded
+from harness.store import Extent, Store, arrow_schema, curve_file, encoded
 
 TEXT = """
 name: simulated
@@ -117,9 +117,8 @@ def _publish(cell: Resolved, store: Store) -> None:
             "seconds": 0.05 * step,
         }
     )
-    folder = f"cells/{cell.id}"
-    store.create(f"{folder}/curve-{checkpoint}.parquet", _parquet(CURVES, curve))
-    store.create(f"{folder}/published.json", json.dumps(summary).encode())
+    store.create(curve_file(cell.id, checkpoint), _parquet(CURVES, curve))
+    store.create(f"cells/{cell.id}/published.json", json.dumps(summary).encode())
 
 
 def _point(cell: Resolved, grid: Grid, length: int, store: Store) -> None:

@@ -2,7 +2,6 @@
 
 import json
 
-import polars as pl
 import pytest
 
 from harness import beside as module
@@ -184,7 +183,6 @@ def test_architectures_and_lengths_take_turns_and_unfit_runs_are_left_out():
     rows += [row("l0", 3, 7), row("bad", 1, 0), row("g0", 1, 0, stress="carries")]
     told = chosen(frame(CELLS, cells), frame(ROWS, rows))
     assert [(row["cell"], row["length"], row["index"]) for row in told] == [("l0", 3, 7), ("g1", 5, 3), ("g0", 9, 0)]
-    assert set(told[0]) == set(ROWS)
     many = [cell(f"c{place}", f"a{place}", 0) for place in range(40)]
     assert len(chosen(frame(CELLS, many), frame(ROWS, [row(one["cell"], 4, 0) for one in many]))) == module.MOST
 
@@ -197,17 +195,15 @@ def test_the_budget_bounds_what_is_made_again(monkeypatch):
     scenario = Scenario("addition", "interactive")
     _, rows = evaluated(scenario, 4)
     others = [dict(row, cell=resolved.id) for row in evaluated(scenario, 6)[1]]
-    rows = frame(ROWS, [dict(row, cell=resolved.id) for row in rows] + others)
-    config = resolved.config
-    told = {name: getattr(config, name) for name in ("task", "form", "setting", "tool", "architecture", "seed")}
-    cells = frame(CELLS, [{"cell": resolved.id, "fit": True, **told}])
+    failed = [next(row for row in own if not row["exact"]) for own in (rows, others)]
+    rows = [dict(row, cell=resolved.id) for row in failed]
     file = GridFile.model_validate({"name": "g", "axes": {"architecture": ["gru"]}, "evaluate": {"lengths": [4, 6]}})
     grid = Grid(file, "", [resolved])
-    found = module.failures(grid, cells, rows)
+    found = module.failures(grid, map(dict, rows))
     assert [failure.row["length"] for failure in found] == [4, 6]
     assert all(failure.oracle and failure.model for failure in found)
     assert all("rollout" not in failure.row for failure in found)
     monkeypatch.setattr(module, "BUDGET", found[0].row["divergence"] + module.AFTER)
-    assert [failure.model is not None for failure in module.failures(grid, cells, rows)] == [True, False]
-    changed = rows.with_columns(pl.lit("another").alias("problem"))
-    assert [failure.model for failure in module.failures(grid, cells, changed)] == [None, None]
+    assert [failure.model is not None for failure in module.failures(grid, map(dict, rows))] == [True, False]
+    changed = [dict(row, problem="another") for row in rows]
+    assert [failure.model for failure in module.failures(grid, changed)] == [None, None]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import polars as pl
+from operator import itemgetter
+
 import pytest
 from scipy import stats
 
 from harness.bench.simulate import TEXT, accuracy, simulate
-from harness.collect import EXAMPLES, TEXTS, report_data, rows_of
+from harness.collect import report_data, rows_of, tables, whole_row
 from harness.errors import UserError
 from harness.grid import load
 from harness.schema import ROWS
 from harness.store import Store
 from reports.aggregate import points
+from reports.data import COUNTED
 
 SMALL = ["task=[addition]", "setting=[interactive, direct]", "architecture=[mamba1, gru]", "seed=[0, 1]"]
 LENGTHS = ["evaluate.lengths=[5, 20, 80]", "evaluate.problems=60"]
@@ -47,22 +49,24 @@ def test_the_points_are_drawn_from_the_stated_truth(folder, store):
         assert stats.binomtest(k, n, truth[cell, length]).pvalue > 1e-4
 
 
-def test_rows_are_those_of_the_store_but_for_long_texts_after_the_first_failures(folder, store):
+def test_rows_are_those_of_the_store_in_the_columns_that_are_counted(folder, store):
     grid = grid_of(folder)
-    rows = report_data(grid, store).rows
-    assert rows.columns == list(ROWS)
-    plain = [name for name in ROWS if name not in TEXTS]
     records = [row for cell in grid.cells for row in rows_of(cell, grid.evaluate(cell), store)]
-    assert rows.select(plain).to_dicts() == [{name: row[name] for name in plain} for row in records]
-    failed = pl.col("failure").is_not_null()
-    first = rows.with_columns(place=failed.cum_sum().over("cell", "length")).with_columns(
-        shown=failed & (pl.col("place") <= EXAMPLES)
-    )
-    assert 0 < first["shown"].sum() < first["failure"].count()
-    assert (first["question"].is_not_null() == first["shown"]).all()
-    told = {(row["cell"], row["length"], row["index"]): row["question"] for row in records}
-    shown = first.filter("shown").select("cell", "length", "index", "question").iter_rows()
-    assert all(told[*key] == question for *key, question in shown)
+    rows = report_data(grid, store).rows
+    assert set(rows.columns) == set(COUNTED)
+    assert rows.to_dicts() == [{name: row[name] for name in ROWS if name in COUNTED} for row in records]
+    further = tables(grid, store, ["problem"]).rows
+    assert further["problem"].to_list() == [row["problem"] for row in records]
+
+
+def test_failed_problems_are_shown_with_everything_that_their_rows_hold(folder, store):
+    grid = grid_of(folder)
+    key = itemgetter("cell", "length", "stress", "index")
+    records = {key(row): row for cell in grid.cells for row in rows_of(cell, grid.evaluate(cell), store)}
+    shown = [failure.row for failure in report_data(grid, store).failures]
+    assert len({row["length"] for row in shown}) == 3
+    assert all(row["question"] and row["failure"] for row in shown)
+    assert shown == [{name: value for name, value in records[key(row)].items() if name != "rollout"} for row in shown]
 
 
 def test_only_what_the_grid_asks_for_is_read(folder, store):
@@ -85,6 +89,8 @@ def test_a_problem_in_two_files_counts_once(folder, tmp_path):
     store.write_rows(cell.id, extent._replace(start=50, stop=70), overlap + more)
 
     assert report_data(grid, store).rows["index"].sort().to_list() == list(range(60))
+    evaluate, of = grid.evaluate(cell), {"length": 5, "stress": "random"}
+    assert [whole_row(cell, evaluate, store, {**of, "index": index})["index"] for index in (0, 55, 59)] == [0, 55, 59]
 
 
 def test_a_torn_file_is_named(folder, tmp_path):

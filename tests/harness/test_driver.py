@@ -21,7 +21,7 @@ from harness.driver import attempt_id, longest_first, refuse_relative_store, run
 from harness.errors import Diverged, Stopped, UserError
 from harness.grid import Grid, Resolved, evaluation_id
 from harness.progress import Progress, clock
-from harness.store import Extent, Store
+from harness.store import Extent, Held, Store
 from harness.work import missing
 
 EVALUATE = Evaluate(lengths=(1, 2))
@@ -332,11 +332,8 @@ class FakeStore:
     def __init__(self, trained):
         self.trained = trained
 
-    def published(self, cell):
-        return {"checkpoint": "0" * 32} if cell in self.trained else None
-
-    def extents(self, cell):
-        return []
+    def held(self, cell):
+        return Held({"checkpoint": "0" * 32} if cell in self.trained else None, [])
 
 
 def test_a_relative_store_is_refused_inside_a_job_only(monkeypatch):

@@ -227,6 +227,15 @@ def test_other_names_for_the_same_thing_are_the_same_cell():
         assert grids.resolve(same).id == plain.id
 
 
+def test_only_what_may_not_go_together_is_tried_by_building_it(monkeypatch):
+    tried = []
+    monkeypatch.setattr(grids, "_try_model", lambda architecture, *_: tried.append(architecture))
+    grids.resolve({"architecture": "gru"})
+    grids.resolve({"architecture": "lstm", "model": {"layers": 2}})
+    grids.resolve({"architecture": "models.recurrent:LSTM"})
+    assert tried == ["lstm", "models.recurrent:LSTM"]
+
+
 def test_ids_stay_what_they_are():
     """A cell keeps its id from version to version. If this fails because a default, a preset or a revision changed,
     that is right when the cell now trains to other weights; otherwise stored results have lost their name."""

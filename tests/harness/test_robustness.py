@@ -20,6 +20,10 @@ def store(tmp_path):
     return store
 
 
+def found_in(store, evaluate):
+    return flips(CELL, evaluate, store, store.held(CELL.id))
+
+
 def write(store, evaluate, verdicts, length=1, start=0, **columns):
     """Rows with these verdicts, two characters a problem: exact or not (+ -), near tie or not (t .)."""
     known = {"checkpoint": "ab12", "length": length, "stress": "random", "mode": "verify", "precision": "float32"}
@@ -35,29 +39,29 @@ def test_flips_are_counted_by_point_over_the_problems_both_judged(store):
     write(store, OURS, ["+.", "+."])
     write(store, OURS, ["+t", "-."], start=2)
     write(store, OURS, ["+."], length=2)
-    assert flips(CELL, OURS, store) == []
+    assert found_in(store, OURS) == []
     write(store, BF16, ["+.", "-.", "-.", "+t", "+."], precision="bf16")
     write(store, BF16, ["+."], length=8, precision="bf16")
     point = {"cell": CELL.id, "evaluation": evaluation_id(BF16), "length": 1, "stress": "random"}
     said = {"differs": "precision bf16 instead of float32", "n": 4, "lost": 2, "gained": 1, "tied": 2}
-    assert flips(CELL, OURS, store) == [{**point, **said}]
+    assert found_in(store, OURS) == [{**point, **said}]
     turned = {"differs": "precision float32 instead of bf16", "n": 4, "lost": 1, "gained": 2, "tied": 2}
-    assert flips(CELL, BF16, store) == [{**point, "evaluation": evaluation_id(OURS), **turned}]
+    assert found_in(store, BF16) == [{**point, "evaluation": evaluation_id(OURS), **turned}]
 
 
 def test_controls_and_evaluations_that_ask_the_same_are_left_out(store):
     write(store, OURS, ["+.", "+."])
     write(store, OURS.model_copy(update={"rollout_max": 3}), ["+.", "-."])
     write(store, OURS.model_copy(update={"mode": "live", "corrupt": 0.1}), ["-.", "-."], mode="live", corrupt=0.1)
-    assert flips(CELL, OURS, store) == []
-    assert flips(CELL, OURS.model_copy(update={"mode": "live", "corrupt": 0.1}), store) == []
+    assert found_in(store, OURS) == []
+    assert found_in(store, OURS.model_copy(update={"mode": "live", "corrupt": 0.1})) == []
 
 
 def test_without_an_oracle_the_answers_are_the_verdicts(store):
     live, bf16 = OURS.model_copy(update={"mode": "live"}), BF16.model_copy(update={"mode": "live"})
     write(store, live, ["..", ".."], exact=None, answer_right=True, mode="live")
     write(store, bf16, ["..", ".."], exact=None, answer_right=False, mode="live", precision="bf16")
-    assert [(one["n"], one["lost"]) for one in flips(CELL, live, store)] == [(2, 2)]
+    assert [(one["n"], one["lost"]) for one in found_in(store, live)] == [(2, 2)]
 
 
 def test_chunks_and_single_steps_are_evaluations_beside_the_first(tmp_path):
@@ -65,7 +69,7 @@ def test_chunks_and_single_steps_are_evaluations_beside_the_first(tmp_path):
     ways = [OURS.model_copy(update=change) for change in ({}, {"chunk": 5}, {"mode": "live"})]
     for way in ways:
         run_cell(CELL, way, Run(), store, "a")
-    found = flips(CELL, OURS, store)
+    found = found_in(store, OURS)
     assert {one["differs"] for one in found} == {"chunk 5 instead of 1024", "mode live instead of verify"}
     assert all(one["n"] == 4 and one["lost"] + one["gained"] <= one["tied"] for one in found)
     default = Evaluate.model_fields["chunk"].default
