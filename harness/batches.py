@@ -20,6 +20,10 @@ PARTS = 4
 """Most parts of a batch. More would pad less, but products of few rows are slow."""
 SMALLEST_PART = 8
 """Fewest rows of a part."""
+UNEVEN = 0.25
+"""Share of padding above which equal parts are given up: the rows' lengths differ too much."""
+ROWS_OF_A_PART = 2
+"""What a part costs besides its rows: as much as so many more of them."""
 SIZES = 16
 """Sizes of a packed row between a power of two and the next: at most 1/16 of it is padding."""
 LONGEST_SIZES = 4
@@ -117,11 +121,31 @@ class Interleaved:
 
 
 def split(rows: Sequence[Trajectory]) -> Batch:
-    """Rows as one batch, its parts cut from the rows sorted by length."""
+    """Rows as one batch, its parts cut from the rows sorted by length: equal ones, or, where much of those would be
+    padding, the cheapest ones."""
     ordered = sorted(rows, key=len)
+    lengths = [len(row) for row in ordered]
     parts = max(1, min(PARTS, len(rows) // SMALLEST_PART))
     cuts = [len(rows) * part // parts for part in range(parts + 1)]
+    padded = sum((end - begin) * lengths[end - 1] for begin, end in pairwise(cuts))
+    if sum(lengths) < (1 - UNEVEN) * padded:
+        cuts = cheapest(lengths)
     return Batch([collate(ordered[begin:end]) for begin, end in pairwise(cuts)])
+
+
+def cheapest(lengths: Sequence[int]) -> list[int]:
+    """Where to cut rows of these ascending lengths so that the parts' longest row times (rows + ROWS_OF_A_PART) sums to
+    the least: 0, .., the number of rows."""
+    count = len(lengths)
+    least, begins = np.zeros(count + 1), np.zeros(count + 1, np.int64)
+    for end in range(1, count + 1):
+        costs = least[:end] + (end - np.arange(end) + ROWS_OF_A_PART) * lengths[end - 1]
+        begins[end] = costs.argmin()
+        least[end] = costs[begins[end]]
+    cuts = [count]
+    while cuts[-1]:
+        cuts.append(int(begins[cuts[-1]]))
+    return cuts[::-1]
 
 
 def collate(rows: Sequence[Trajectory]) -> Part:

@@ -9,7 +9,8 @@ Run them on trained weights: at initialisation many mistakes are too small to se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -25,6 +26,21 @@ TOLERANCE = 1e-5
 LENGTH = 150
 JUNK = 1
 """The token that fills padding."""
+
+
+def _on_its_device(check: Callable[[SequenceModel], None]) -> Callable[[SequenceModel], None]:
+    """What a check makes, it makes where the model is."""
+
+    @wraps(check)
+    def checked(model: SequenceModel) -> None:
+        with torch.device(_device(model)):
+            check(model)
+
+    return checked
+
+
+def _device(model: SequenceModel) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def trained(model: SequenceModel, steps: int = 30, seed: int = 0) -> SequenceModel:
@@ -49,6 +65,7 @@ def trained(model: SequenceModel, steps: int = 30, seed: int = 0) -> SequenceMod
     return model.eval()
 
 
+@_on_its_device
 @torch.no_grad()
 def steps_equal_forward(model: SequenceModel) -> None:
     """One token at a time gives the logits of all at once, and a state that goes on alike."""
@@ -59,6 +76,7 @@ def steps_equal_forward(model: SequenceModel) -> None:
     _same_state(model, stepped_state, state, "the state after single steps differs from that of one forward")
 
 
+@_on_its_device
 @torch.no_grad()
 def chunks_equal_forward(model: SequenceModel) -> None:
     """Ragged chunks of any size, rows that get nothing included, give the logits and the state of all at once."""
@@ -74,6 +92,7 @@ def chunks_equal_forward(model: SequenceModel) -> None:
     _same_state(model, take(state, torch.tensor([3])), model.initial_state(1), "a row of length 0 changes its state")
 
 
+@_on_its_device
 @torch.no_grad()
 def continues_from_a_state(model: SequenceModel) -> None:
     """From a state that is not empty, rows at different places: steps, chunks and one forward agree."""
@@ -88,6 +107,7 @@ def continues_from_a_state(model: SequenceModel) -> None:
     _same_state(model, stepped_after, after, "the states of steps and forward differ")
 
 
+@_on_its_device
 @torch.no_grad()
 def leaves_its_input_alone(model: SequenceModel) -> None:
     """`forward` never modifies the state it is given."""
@@ -102,6 +122,7 @@ def leaves_its_input_alone(model: SequenceModel) -> None:
             assert torch.equal(old, new), "forward modified the state it was given"
 
 
+@_on_its_device
 @torch.no_grad()
 def rows_move_between_states(model: SequenceModel) -> None:
     """Rows taken from one state and put into another go on as if nothing had happened; copies share nothing."""
@@ -122,6 +143,7 @@ def rows_move_between_states(model: SequenceModel) -> None:
     _same(in_steps(model, next_tokens, long)[0], alone, "steps from a clone, take or put changed the original")
 
 
+@_on_its_device
 @torch.no_grad()
 def sees_only_the_past(model: SequenceModel) -> None:
     """A token changes no logits before it, and does change later ones."""
@@ -134,6 +156,7 @@ def sees_only_the_past(model: SequenceModel) -> None:
     assert not torch.allclose(mine[:, place:], theirs[:, place:]), "a token changes nothing after it"
 
 
+@_on_its_device
 @torch.no_grad()
 def rows_are_independent(model: SequenceModel) -> None:
     """A row's logits do not depend on the other rows of its batch."""
@@ -145,6 +168,7 @@ def rows_are_independent(model: SequenceModel) -> None:
         _same(together[row : row + 1, : lengths[row]], alone, "a row depends on the other rows of its batch")
 
 
+@_on_its_device
 def packing_changes_nothing(model: SequenceModel) -> None:
     """Where the model packs: sequences laid end to end give the logits and the gradients of each alone."""
     if not model.packs:
@@ -155,7 +179,7 @@ def packing_changes_nothing(model: SequenceModel) -> None:
     alone = torch.cat([model(tokens[None])[0][0] for tokens in sequences])
     packed = model.head(model.packed(torch.cat(sequences), offsets, LENGTH + 3))
     _same(packed.detach(), alone.detach(), "packed sequences differ from each alone")
-    weights = torch.randn(alone.shape, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(alone.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(alone.device)
     parameters = list(model.parameters())
     mine, theirs = (torch.autograd.grad((logits * weights).sum(), parameters) for logits in (packed, alone))
     for name, one, other in zip(dict(model.named_parameters()), mine, theirs, strict=True):
@@ -163,6 +187,7 @@ def packing_changes_nothing(model: SequenceModel) -> None:
         assert gap <= 10 * TOLERANCE, f"the gradient of {name} changes by {gap:.1e} in packed sequences"
 
 
+@_on_its_device
 @torch.no_grad()
 def logits_are_finite(model: SequenceModel) -> None:
     """Also past a row's length."""
@@ -170,6 +195,7 @@ def logits_are_finite(model: SequenceModel) -> None:
     assert torch.isfinite(logits).all(), "logits past a row's length are not finite"
 
 
+@_on_its_device
 @torch.no_grad()
 def states_its_cost(model: SequenceModel) -> None:
     """`cost` agrees with the parameters there are and with the bytes of a state."""
@@ -210,13 +236,15 @@ def in_chunks(
 ) -> tuple[Tensor, Any]:
     """The first `lengths` tokens of each row in ragged pieces of random sizes: logits [B, T, V] and the state."""
     draw = torch.Generator().manual_seed(seed)
-    done, result = torch.zeros_like(lengths), torch.zeros(*tokens.shape, model.vocabulary)
+    done = torch.zeros_like(lengths)
+    result = torch.zeros(*tokens.shape, model.vocabulary, device=tokens.device)
     while bool((done < lengths).any()):
-        width = int(torch.randint(1, longest + 1, (), generator=draw)) if torch.rand((), generator=draw) < 0.8 else 1
-        counts = torch.randint(0, width + 1, lengths.shape, generator=draw)
-        counts[int(torch.randint(len(counts), (), generator=draw))] = width
-        counts = torch.minimum(counts, lengths - done)
-        piece = torch.full((len(tokens), width), JUNK)
+        wide = torch.rand((), generator=draw, device="cpu") < 0.8
+        width = _draw(1, longest + 1, (), draw).item() if wide else 1
+        counts = _draw(0, width + 1, lengths.shape, draw)
+        counts[_draw(0, len(counts), (), draw).item()] = width
+        counts = torch.minimum(counts.to(lengths.device), lengths - done)
+        piece = torch.full((len(tokens), width), JUNK, device=tokens.device)
         for row, (at, count) in enumerate(zip(done.tolist(), counts.tolist(), strict=True)):
             piece[row, :count] = tokens[row, at : at + count]
         logits, state = model(piece, state, None if bool((counts == width).all()) else counts)
@@ -230,7 +258,7 @@ def difference(mine: Tensor, theirs: Tensor, lengths: Tensor | None = None) -> f
     """The largest difference of two logits, relative to the largest logit (at least 1); only before `lengths`."""
     gap = (mine - theirs).abs().amax(-1)
     if lengths is not None:
-        gap = gap.masked_fill(torch.arange(gap.shape[1]) >= lengths[:, None], 0)
+        gap = gap.masked_fill(torch.arange(gap.shape[1], device=gap.device) >= lengths[:, None], 0)
     return float(gap.max()) / max(1.0, float(theirs.abs().max()))
 
 
@@ -238,7 +266,11 @@ def random_tokens(
     model: SequenceModel, batch: int, length: int, draw: torch.Generator | None = None, seed: int = 0
 ) -> Tensor:
     draw = torch.Generator().manual_seed(seed) if draw is None else draw
-    return torch.randint(0, model.vocabulary, (batch, length), generator=draw)
+    return _draw(0, model.vocabulary, (batch, length), draw).to(_device(model))
+
+
+def _draw(low: int, high: int, shape: Sequence[int], draw: torch.Generator) -> Tensor:
+    return torch.randint(low, high, tuple(shape), generator=draw, device="cpu")
 
 
 def _same(mine: Tensor, theirs: Tensor, message: str, lengths: Tensor | None = None) -> None:

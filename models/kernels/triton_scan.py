@@ -46,7 +46,9 @@ def gated_scan(
     longest: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """As the reference; y has u's type and is 0 past a row's length, states and sums are float32."""
-    return _Scan.apply(u, delta, A, B, C, D, bias, gate, state, lengths, offsets, longest)
+    # Within `forward` gradients are always off, and parameters always say that they need one.
+    learns = torch.is_grad_enabled()
+    return _Scan.apply(u, delta, A, B, C, D, bias, gate, state, lengths, offsets, longest, learns)
 
 
 def _block(elements: int, states: int, channels: int) -> int:
@@ -70,6 +72,7 @@ class _Scan(torch.autograd.Function):
         lengths: Tensor | None,
         offsets: Tensor | None,
         longest: int,
+        learns: bool,
     ) -> tuple[Tensor, Tensor]:
         u, delta, B, C = flat(u), flat(delta), flat(B), flat(C)
         gate = None if gate is None else flat(gate)
@@ -80,7 +83,7 @@ class _Scan(torch.autograd.Function):
         block = _block(ELEMENTS_FORWARD, states, channels)
         blocks = triton.cdiv(channels, block)
         tokens = u.shape[0] * u.shape[1]
-        keep = any(ctx.needs_input_grad)
+        keep = learns and any(ctx.needs_input_grad)
         y = (torch.empty if lengths is None else torch.zeros)(u.shape, dtype=u.dtype, device=u.device)
         # Before the gate, which the backward pass needs; without a gate it needs neither.
         plain = torch.empty_like(y) if keep and gate is not None else None
@@ -149,9 +152,7 @@ class _Scan(torch.autograd.Function):
             None if bias is None else grad_bias.sum(0).to(bias.dtype),
             grad_gate,
             grad_state,
-            None,
-            None,
-            None,
+            *(None,) * 4,
         )
 
 

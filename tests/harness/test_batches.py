@@ -1,13 +1,13 @@
 """Layouts of a batch: every token of every row once, its target beside it, whatever the layout."""
 
-from itertools import islice, pairwise
+from itertools import combinations, islice, pairwise
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from harness.batches import IGNORED, collate, interleave, pack, split, stable
+from harness.batches import IGNORED, ROWS_OF_A_PART, cheapest, collate, interleave, pack, split, stable
 from harness.stream import Row, Source, steps
 from models.build import build
 
@@ -44,6 +44,24 @@ def test_packing_wastes_little_and_meets_few_shapes():
     real, padding = (sum(getattr(batch, name) for batch in batches) for name in ("real", "padding"))
     assert real / (real + padding) > 0.93
     assert len({batch.shape for batch in batches}) <= 6
+
+
+def test_rows_of_very_different_lengths_are_not_padded_to_the_longest():
+    source = Source("logical_graph", "interactive", 10, 0, 12, form="localised", stress={"deep": 0.5})
+    batches = [split(rows) for rows in islice(steps(source), 16)]
+    real, padding = (sum(getattr(batch, name) for batch in batches) for name in ("real", "padding"))
+    assert real / (real + padding) > 0.75  # in equal parts: 0.4
+    assert all(sum(len(part.lengths) for part in batch.parts) == 12 for batch in batches)
+
+
+@pytest.mark.parametrize("lengths", [[7], [1, 1, 1, 9], [3, 3, 4, 20, 21, 60], [5] * 6])
+def test_cheapest_parts_are_the_cheapest_there_are(lengths):
+    def cost(cuts):
+        return sum((end - begin + ROWS_OF_A_PART) * lengths[end - 1] for begin, end in pairwise(cuts))
+
+    inner = range(1, len(lengths))
+    every = [[0, *chosen, len(lengths)] for size in range(len(lengths)) for chosen in combinations(inner, size)]
+    assert cost(cheapest(lengths)) == min(map(cost, every))
 
 
 def test_one_row_can_be_packed():
