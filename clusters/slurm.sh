@@ -32,11 +32,11 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 
 # Every node starts Ray and joins the first one's, which then runs the command; its dashboard stays on the loopback
 # interface. Exit status 0 of symmetric-run also means that Ray did not start, so the command says itself how it ended.
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export LENGTHWISE_STATUS=$folder/status
 # shellcheck disable=SC2016  # expanded on the node that runs it
 srun --kill-on-bad-exit=0 ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
-    bash -c 'lengthwise run "$@" --address auto; echo $? > "$LENGTHWISE_STATUS"' lengthwise "$1" --store "$2" "${@:3}"
+    bash -c 'lengthwise run "$@" --address auto --preflight; echo $? > "$LENGTHWISE_STATUS"' lengthwise "$1" --store "$2" "${@:3}"
 
 if [ ! -s "$LENGTHWISE_STATUS" ]; then
     echo "Ray did not start, or ended before the grid did" >&2

@@ -75,18 +75,34 @@ def run(
     sets: SetOption = [],  # noqa: B006
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; left out, one is started here.")] = None,
     mlflow: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
+    preflight: Annotated[bool, typer.Option(help="First look whether all nodes reach the store and MLflow.")] = False,
 ) -> None:
     """Train and evaluate what the store does not have yet, then write the report. Run it again to go on."""
+    from harness.driver import refuse_relative_store
+
+    refuse_relative_store(store)
+    loaded = _load(grid, sets)
+    if not preflight:
+        _run(loaded, store, address, mlflow)
+        return
+    from harness.cluster import cluster
+    from harness.preflight import demand
+    from harness.store import Store
+
+    with cluster(address):
+        demand(Store(store), mlflow)
+        _run(loaded, store, address, mlflow)
+
+
+def _run(loaded: Grid, store: str, address: str | None, mlflow: bool) -> None:
     from rich.console import Console
 
     from harness.collect import report_data
-    from harness.driver import refuse_relative_store, run_grid
+    from harness.driver import run_grid
     from harness.search import chosen
     from harness.tracking import Tracker
     from reports.view import View
 
-    refuse_relative_store(store)
-    loaded = _load(grid, sets)
     opened = _open(store, create=True)
     opened.write(f"grids/{loaded.file.name}/grid.yaml", loaded.text.encode())
     console = Console()
@@ -133,6 +149,65 @@ def _searched(grid: Grid, store: Store, address: str | None, console: Console) -
     for name in open_ones:
         console.print(f"search: {name}: trials were lost; run again to decide", soft_wrap=True, markup=False)
     return bool(open_ones)
+
+
+AddressOption = Annotated[str, typer.Option(help="The head's dashboard; a tunnel to it, mostly.", envvar="RAY_ADDRESS")]
+DASHBOARD = "http://127.0.0.1:8265"
+
+
+@app.command()
+def submit(
+    grid: GridArgument,
+    store: StoreOption,
+    sets: SetOption = [],  # noqa: B006
+    address: AddressOption = DASHBOARD,
+    mlflow: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
+    folder: Annotated[Path, typer.Option(help="Its files travel with the job.")] = Path(),
+    name: Annotated[str, typer.Option(help="The job's id; left out, the grid's name and the time.")] = "",
+    allow_open: Annotated[bool, typer.Option(help="Also to a cluster that takes jobs from anybody.")] = False,
+    wait: Annotated[bool, typer.Option(help="Follow the job and exit with its status.")] = True,
+) -> None:
+    """Run a grid as a job of a Ray cluster: check what usually breaks, send it, follow it, exit with its status."""
+    from harness.submit import Job
+    from harness.submit import submit as send
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    job = send(Job(_load(grid, sets), store, folder, mlflow, name), address, say, allow_open)
+    say(f"job: {job}")
+    if wait:
+        follow(job, address)
+
+
+@app.command()
+def follow(
+    job: Annotated[str, typer.Argument(help="A job's id, as `submit` printed it.")],
+    address: AddressOption = DASHBOARD,
+) -> None:
+    """Print what a submitted job says until it has ended, and exit with its status."""
+    from harness.submit import follow as listen
+
+    try:
+        sys.exit(listen(address, job, lambda text: typer.echo(text, nl=False)))
+    except KeyboardInterrupt:
+        typer.echo(f"the job goes on: `lengthwise follow {job}`, or `ray job stop {job}`", err=True)
+        sys.exit(INTERRUPTED)
+
+
+@app.command()
+def preflight(
+    store: StoreOption = "results",
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; left out, one is started here.")] = None,
+    mlflow: Annotated[bool, typer.Option(help="Also whether MLflow answers.")] = True,
+) -> None:
+    """Say whether every node of a cluster reaches the store, and MLflow answers."""
+    from harness.cluster import cluster
+    from harness.preflight import preflight as examine
+    from harness.store import Store
+
+    with cluster(address):
+        _print_findings(examine(Store(store), mlflow))
 
 
 @app.command()
@@ -297,8 +372,13 @@ def doctor(
     """Say what this machine offers, what runs for each operation and why, and check that against the references."""
     from harness.doctor import examine
 
+    _print_findings(examine(everything))
+
+
+def _print_findings(findings: Iterable[Any]) -> None:
+    """Print lines with a subject, what there is to say of it, and whether that is wrong; exit if anything was."""
     wrong = 0
-    for line in examine(everything):
+    for line in findings:
         typer.echo(f"{'WRONG' if line.wrong else 'ok   '} {line.subject:16} {line.says}")
         wrong += line.wrong
     if wrong:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -18,6 +19,10 @@ class Diverged(Exception):
     """The loss is not finite. The same cell would get there again, so it is not retried."""
 
 
+class OverLimit(Exception):
+    """The cell takes more than the grid allows. Another attempt would, too."""
+
+
 def unknown(kind: str, name: object, allowed: Iterable[str], where: str = "") -> UserError:
     """The error for a name that is not one of `allowed`, with the closest match."""
     names = sorted(allowed)
@@ -28,6 +33,11 @@ def unknown(kind: str, name: object, allowed: Iterable[str], where: str = "") ->
 
 
 def one_line(error: BaseException) -> str:
-    """Type and message of an error on one line of at most 400 characters."""
+    """Type and message of an error on one line of at most 400 characters, passwords of URLs blotted out."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:400]
+    return redacted(f"{type(error).__name__}: {text}")[:400]
+
+
+def redacted(text: str) -> str:
+    """A text without the passwords of the URLs in it."""
+    return re.sub(r"(\w://[^\s:/@]*):[^\s/@]+@", r"\1:***@", text)

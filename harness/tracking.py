@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from harness import labels
 from harness.collect import rows_of, status_of
 from harness.config import Evaluate
-from harness.errors import UserError, one_line
+from harness.errors import UserError, one_line, redacted
 from harness.grid import Grid, Resolved
 from harness.store import Store
 from harness.work import missing, shares
@@ -138,8 +138,8 @@ def sync(grid: Grid, store: Store, uri: str | None = None) -> str:
     except UserError:
         raise
     except Exception as error:  # MLflow raises its own, SQLAlchemy's, requests' and the artifact store's errors
-        raise UserError(f"mlflow sync: {found}: {one_line(error)}") from error
-    return f"{count} cells in experiment {EXPERIMENT} at {found}"
+        raise UserError(f"mlflow sync: {redacted(found)}: {one_line(error)}") from error
+    return f"{count} cells in experiment {EXPERIMENT} at {redacted(found)}"
 
 
 class Mirror:

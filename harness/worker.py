@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from harness.config import Evaluate, Run
-from harness.errors import Diverged, Stopped, UserError, one_line
+from harness.errors import Diverged, Stopped, UserError, one_line, redacted
 from harness.grid import Resolved
 from harness.store import Store
 
@@ -93,7 +93,7 @@ class Worker:
         except BaseException as error:
             traceback.print_exc()
             final = isinstance(error, Diverged | UserError)
-            return Ended("failed", one_line(error), traceback.format_exc(), final)
+            return Ended("failed", one_line(error), redacted(traceback.format_exc()), final)
         return Ended("done")
 
     def _report(self, event: dict[str, Any]) -> None:

@@ -222,7 +222,7 @@ def test_the_slurm_job_ends_as_the_grid_does(tmp_path, status, starts):
     assert not (tmp_path / ".lengthwise" / "7").exists(), "the token stays behind"
     if starts:
         told = (tmp_path / "told").read_text()
-        assert told == "run demo --store /shared/results --set run.workers=2 --address auto\n"
+        assert told == "run demo --store /shared/results --set run.workers=2 --address auto --preflight\n"
         assert "RAY_AUTH_MODE=token" in (tmp_path / "environment").read_text()
     else:
         assert "Ray did not start" in answer.stderr

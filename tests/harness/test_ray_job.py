@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray  # noqa: F401  (its bundled psutil is put on the path)
 
 from harness.store import Store
 
@@ -125,6 +126,96 @@ def test_a_submitted_job_runs_a_grid_and_writes_its_report(head, tmp_path):
     packed = [path.name for path in head.folder.rglob("working_dir_files/*/*")]
     assert "harness" in packed
     assert ".venv" not in packed
+
+
+HALVES = """
+name: halves
+base: {architecture: gru, setting: interactive, train: {max_length: 2, batch: 16, validation: 8}}
+axes: {train.steps: [20, 250], seed: [0]}
+evaluate: {lengths: [1, 2, 4], problems: 8}
+run: {workers: 1, checkpoint_seconds: 0.2}
+"""
+"""Two cells, of which the longer comes first."""
+
+
+def submitting(head, grid, store, **more):
+    """`lengthwise submit` of the grid, as a process whose output goes to a file."""
+    command = [sys.executable, "-m", "harness", "submit", str(grid), "--store", str(store), "--folder", str(ROOT)]
+    output = (store.parent / f"{more['name']}.log").open("w")
+    return subprocess.Popen(
+        [*command, "--name", more["name"]], env=head.friend, cwd=grid.parent, stdout=output, stderr=output
+    )
+
+
+def driver_of(grid_file):
+    """The process of a submitted job's driver."""
+    import psutil
+
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if command[1:4] == ["-m", "harness", "run"] and grid_file in command:
+            return process
+    return None
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_whose_driver_is_killed_half_way_ends_with_the_same_report_when_it_is_submitted_again(head, tmp_path):
+    grid = tmp_path / "halves.yaml"
+    grid.write_text(HALVES)
+    undisturbed, store = tmp_path / "undisturbed", tmp_path / "store"
+    assert submitting(head, grid, undisturbed, name="whole").wait(PATIENCE) == 0, (tmp_path / "whole.log").read_text()
+
+    first = submitting(head, grid, store, name="first")
+    deadline = time.monotonic() + PATIENCE
+    while not list(store.glob("cells/*/training.pt")):
+        assert first.poll() is None, (tmp_path / "first.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    driver_of("submitted-halves.yaml").kill()
+    assert first.wait(PATIENCE) == 137, (tmp_path / "first.log").read_text()
+    assert not list(store.glob("cells/*/published.json")), "half way"
+
+    assert submitting(head, grid, store, name="second").wait(PATIENCE) == 0, (tmp_path / "second.log").read_text()
+    said = (tmp_path / "second.log").read_text()
+    assert "2 done, 0 running" in said
+    assert said.count("report: ") == 1
+    outcomes = [attempt["outcome"] for attempt in Store(str(store)).open().attempts()]
+    assert outcomes == ["lost", "done", "done"]
+    assert points(grid, store) == points(grid, undisturbed)
+    assert len(points(grid, store)) == 1 + 2 * 3
+
+
+TIMINGS = ("seconds", "memory", "rate")
+
+
+def points(grid, store):
+    """What the report's table of points says, apart from timings."""
+    out = store.parent / f"{store.name}.csv"
+    command = ["report", str(grid), "--store", str(store), "--format", "csv", "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "harness", *command], check=True, cwd=ROOT, capture_output=True)
+    lines = [line.split(",") for line in out.read_text().splitlines()]
+    kept = [at for at, name in enumerate(lines[0]) if not any(word in name for word in TIMINGS)]
+    return [[line[at] for at in kept] for line in lines]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_submitting_says_beforehand_what_cannot_work(head, tmp_path):
+    def tell(*options, **changes):
+        environment = {name: value for name, value in {**head.friend, **changes}.items() if value is not None}
+        command = [sys.executable, "-m", "harness", "submit", "demo", *options]
+        answer = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+        assert "Traceback" not in answer.stderr
+        return answer.returncode, answer.stderr + answer.stdout
+
+    assert tell("--store", "results")[0] == 2
+    status, said = tell("--store", str(tmp_path), RAY_AUTH_MODE=None)
+    assert (status, "wants a token" in said) == (2, True), said
+    (tmp_path / "file").touch()
+    status, said = tell("--store", str(tmp_path / "file" / "store"), "--no-mlflow", "--name", "unreachable")
+    assert status == 2
+    assert "lengthwise: preflight: store: " in said
 
 
 @pytest.mark.ray
