@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import plotly.graph_objects as go
 import polars as pl
 
 from reports import aggregate, figures, style, survival, wording
+from reports import graph as go
 from reports.marks import about
 from reports.markup import Markup
 from reports.parts import figure, note, panels, part, section
@@ -179,7 +179,7 @@ def _positions(table: pl.DataFrame, problems: pl.DataFrame, looks: dict[str, sty
             )
         )
     figures.shade(plot, max(problems["max_length"], default=0))
-    plot.add_hline(y=1, line={"color": style.UNFIT, "width": 1})
+    plot.add_shape(type="line", xref="x domain", x0=0, x1=1, y0=1, y1=1, line={"color": style.UNFIT, "width": 1})
     axis = figures.axis(type="log", dtick="D2", title={"text": "× longest trained on", "standoff": 6})
     return figures.layout(
         plot, HEIGHT, xaxis=figures.length_axis(lengths, max(problems["max_length"])), yaxis=axis, hovermode="closest"

@@ -223,7 +223,7 @@ function series(trace, x, y) {
   const kept = [...across.keys()].filter((place) => place % every === 0 || place === across.length - 1);
   return kept.map((place) => {
     const said = Array.isArray(trace.hovertext) && plain(trace.hovertext[place].replace(/^<b>.*?<\/b><br>/, ""));
-    return [trace.name, said || `${x} ${rounded(across[place])}: ${y} ${rounded(up[place])}`];
+    return [plain(trace.name), said || `${x} ${rounded(across[place])}: ${y} ${rounded(up[place])}`];
   });
 }
 

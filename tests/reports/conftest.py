@@ -13,6 +13,8 @@ import pytest
 from harness.schema import ATTEMPTS, CELLS, CURVES, FAILURES, ROWS
 from reports.data import Failure, ReportData, Track, frame
 from reports.page import render
+from tests.reports.chromium import started
+from tests.reports.hostile import hostile
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
 SETTINGS = {"interactive": "pointer", "single_turn": "calculator", "direct": "none"}
@@ -41,6 +43,20 @@ def demo() -> Callable[..., ReportData]:
 @pytest.fixture(scope="session")
 def page(demo: Callable[..., ReportData]) -> str:
     return render(demo(problems=24))
+
+
+@pytest.fixture(scope="session")
+def evil(demo: Callable[..., ReportData]) -> ReportData:
+    """The made-up data with hostile text in every column."""
+    return hostile(demo(problems=6))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium without a network."""
+    chrome = started(tmp_path_factory.mktemp("profile"))
+    yield chrome
+    chrome.quit()
 
 
 def make(

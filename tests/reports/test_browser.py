@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 
 import pytest
 
+from tests.reports.chromium import complaints, drawn
+
 pytestmark = pytest.mark.browser
-
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium") or shutil.which("chrome"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("chromium and chromedriver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    chrome.execute_cdp_cmd("Network.enable", {})
-    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-    chrome.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
-    yield chrome
-    chrome.quit()
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +21,6 @@ def opened(browser, page, tmp_path_factory):
     browser.get(file.as_uri())
     drawn(browser)
     return browser
-
-
-def drawn(browser):
-    """Wait until every figure that can be seen is drawn with the present filters."""
-    deadline = time.monotonic() + 300
-    while not browser.execute_script("return document.documentElement.dataset.drawn"):
-        assert time.monotonic() < deadline, "the figures are not drawn"
-        time.sleep(0.05)
 
 
 def test_every_figure_is_drawn(opened, page):
@@ -73,7 +37,7 @@ def test_every_figure_is_drawn(opened, page):
 
 
 def test_nothing_is_requested_and_nothing_complains(opened):
-    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert complaints(opened) == []
     messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
     requests = [entry["params"] for entry in messages if entry["method"] == "Network.requestWillBeSent"]
     sent = [request["request"]["url"] for request in requests if request["documentURL"].startswith("file:")]
@@ -246,7 +210,7 @@ def test_the_viewer_steps_and_jumps(opened, demo):
     assert place() == at
     viewer.find_element("css selector", "input[type=range]").send_keys(Keys.ARROW_RIGHT)
     assert place() == at + 1
-    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert complaints(opened) == []
 
 
 def test_the_tables_are_saved_as_plain_csv(opened, tmp_path):
