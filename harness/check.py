@@ -10,7 +10,7 @@ from functools import partial
 from harness.config import Evaluate
 from harness.evaluate import Point, evaluate
 from harness.oracle import Misspelling, ScriptedModel
-from tasks.base import Problem, Role, Task
+from tasks.base import Problem, Task
 from tasks.problems import exempt, problems, split, training_stream, validation_problems
 from tasks.scenario import Scenario
 
@@ -121,11 +121,11 @@ def _own(problem: Problem) -> bool:
 def _checker(task: Task, drawn: Sequence[Problem]) -> str | None:
     rng, refused, passed = random.Random(0), 0, ""
     for problem in drawn:
-        if not task.check(problem, problem.answer):
+        if not task.check(problem, task.answer(problem)):
             return f"the answer of {' '.join(problem.prompt)!r} is refused"
     for at in range(MUTATIONS):
         problem = drawn[at % len(drawn)]
-        changed = mutated(rng, task, problem.answer)
+        changed = mutated(rng, task, task.answer(problem))
         if task.check(problem, changed):
             passed = f"{' '.join(changed)!r} passes as the answer of {' '.join(problem.prompt)!r}"
         else:
@@ -141,17 +141,17 @@ def mutated(rng: random.Random, task: Task, answer: Sequence[str]) -> list[str]:
     changed = list(answer)
     while changed == list(answer):
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
-            _change(rng, task, changed)
+            _change(rng, task.tokens or answer, changed)
     return changed
 
 
-def _change(rng: random.Random, task: Task, tokens: list[str]) -> None:
+def _change(rng: random.Random, known: Sequence[str], tokens: list[str]) -> None:
     at = rng.randrange(len(tokens) or 1)
     kind = rng.choice(("replace", "replace", "insert", "remove", "double", "swap", "cut"))
     if kind == "insert" or not tokens:
-        tokens.insert(rng.randint(0, len(tokens)), rng.choice(task.tokens))
+        tokens.insert(rng.randint(0, len(tokens)), rng.choice(known))
     elif kind == "replace":
-        tokens[at] = rng.choice(task.tokens)
+        tokens[at] = rng.choice(known)
     elif kind == "remove":
         del tokens[at]
     elif kind == "double":
@@ -171,8 +171,10 @@ def _oracle(scenario: Scenario, lengths: Sequence[int], count: int) -> str | Non
                 return f"length {point.length}, {row['question']!r}: {row['failure'] or 'a live replay differs'}"
     for length in lengths:
         for problem in problems(scenario.task, "evaluation", length, count):
-            trajectory = scenario.record(problem)
-            output = [token for token, role in zip(trajectory.tokens, trajectory.roles) if role == Role.OUTPUT]
+            trajectory, environment = scenario.record(problem), scenario.environment(problem)
+            for token in (token for token, own in zip(trajectory.tokens, trajectory.own) if own):
+                environment.act(token)
+            output = environment.outcome
             if not scenario.right(problem, output):
                 return f"length {length}: the solver answers {' '.join(output)!r} to {' '.join(problem.prompt)!r}"
     return None

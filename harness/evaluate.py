@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 TEXT = 2000
 UNKNOWN = (
-    *("answer_right", "token_accuracy", "failure", "ending", "output", "replay_equal"),
+    *("answer_right", "strict", "token_accuracy", "failure", "ending", "output", "replay_equal"),
     *("divergence", "divergence_step", "divergence_phase", "divergence_role", "expected", "got", "context"),
     *("rollout", "rollout_tokens", "rollout_margin", "corrupted", "corrupted_at", "pairs", "pairs_unseen", "chunk"),
 )
@@ -154,7 +154,9 @@ def verify_then_continue(
         row["margin"] = result.margin
         row["near_tie"] = result.margin < NEAR_TIE[settings.precision]
         if result.divergence is None:
-            row.update(answer_right=True, ending="finished", output=_text(scenario.answer_tokens(problem)))
+            answer = scenario.answer_tokens(problem)
+            row.update(answer_right=True, ending="finished", output=_text(answer))
+            row["strict"] = scenario.task.strict(problem, answer)
         rows.append(row)
     diverged = [at for at, result in enumerate(verified) if result.divergence is not None]
     places = [(batch[at], verified[at].divergence or 0, verified[at].got or 0) for at in diverged]
@@ -268,8 +270,10 @@ def _resume(result: Verified, environment: Environment, tokens: int, settings: E
 def _ending(row: Row, scenario: Scenario, problem: Problem, rollout: Rollout) -> None:
     """How the rollout ended, and whether its answer is right. Margins: those after the divergence."""
     finished = rollout.ending == "finished"
+    right = finished and scenario.right(problem, rollout.output)
     row.update(
-        answer_right=finished and scenario.right(problem, rollout.output),
+        answer_right=right,
+        strict=right and strict if (strict := scenario.task.strict(problem, rollout.output)) is not None else None,
         ending=rollout.ending,
         output=_text(rollout.output),
         rollout_tokens=len(rollout.ids),

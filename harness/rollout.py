@@ -153,14 +153,15 @@ class _Seat:
             self.pending.extend(self.names.encode(observation).tolist())
         self.rollout.ids.append(token)
         self.rollout.margins.append(margin)
-        if self.environment.done or len(self.rollout.ids) >= self.room:
+        ended = self.environment.done or (self.environment.cut and not self.pending)
+        if ended or len(self.rollout.ids) >= self.room:
             self._finish()
         return token
 
     def _finish(self) -> None:
         self.over = True
         self.rollout.ending = "finished" if self.environment.done else "past_budget"
-        self.rollout.output = list(self.environment.output)
+        self.rollout.output = list(self.environment.outcome)
         self.rollout.calls = self.environment.tool.calls
         self.rollout.longest_walk = self.environment.tool.longest_walk
 

@@ -30,6 +30,10 @@ ROWS: Table = {
         "the model's own tokens, and so the whole trajectory, equal the oracle's; null without an oracle",
     ),
     "answer_right": ("bool", "the answer is right; null when the problem diverged and was not rolled out"),
+    "strict": (
+        "bool",
+        "right by the task's stricter measure, too (code_fix: nothing changed that had not to be); null without one",
+    ),
     "token_accuracy": (
         "double",
         "share of the model's own tokens predicted right under teacher forcing; null in live mode",

@@ -7,6 +7,7 @@ TASKS = {
     "hanoi_recursive": "tasks.hanoi_recursive:HanoiRecursive",
     "logical_graph": "tasks.logical_graph:LogicalGraph",
     "retrieval": "tasks.retrieval:Retrieval",
+    "code_fix": "tasks.code_fix:CodeFix",
     "increment": "tasks.turing:increment",
     "palindrome": "tasks.turing:palindrome",
     "balanced": "tasks.turing:balanced",

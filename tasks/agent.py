@@ -25,6 +25,8 @@ class Environment:
         self.tool = tool
         self.answering = False
         self.done = False
+        self.cut = False
+        """The tool has come to the end of its own budget: nothing follows."""
         self.output: list[str] = []
         self.made = 0
         """Tokens acted so far."""
@@ -32,6 +34,12 @@ class Environment:
         """Observation tokens that the tool gave so far."""
         tool.start(prompt)
         self._classify, self._feed = tool.classify, tool.feed
+
+    @property
+    def outcome(self) -> list[str]:
+        """The output so far: what was written after `[ANS]`, or what the tool holds."""
+        result = self.tool.result()
+        return self.output if result is None else list(result)
 
     def allows(self, token: str) -> bool:
         """False if acting `token` now would be a malformed command."""
@@ -51,6 +59,7 @@ class Environment:
             return Role.END, _NOTHING
         kind = self._classify(token)
         observation = self._feed(token)
+        self.cut = self.tool.over
         if kind is None:
             return self._ordinary(token), _NOTHING
         if kind == "observation":
@@ -121,6 +130,24 @@ class Agent:
         if len(self._tokens) >= self._chunk:
             self._cut()
         return observation
+
+    def say(self, *tokens: str) -> tuple[str, ...]:
+        """Make tokens, whose roles the tool decides; the observation of the last one."""
+        observation = _NOTHING
+        for token in tokens:
+            role, observation = self._act(token)
+            self._tokens.append(token)
+            self._roles.append(role)
+            if observation:
+                self._tokens += observation
+                self._roles += _OBSERVED * len(observation)
+        if len(self._tokens) >= self._chunk:
+            self._cut()
+        return observation
+
+    @property
+    def tool(self) -> Tool:
+        return self._tool
 
     def finish(self) -> None:
         """End the trajectory and hand over the last piece; the solver's caller does this."""

@@ -117,6 +117,18 @@ class Task(ABC):
     def check(self, problem: Problem, output: Sequence[str]) -> bool:
         """Whether `output` is right, decided without the solver."""
 
+    def answer(self, problem: Problem) -> tuple[str, ...]:
+        """The right output, for tasks that make it only when it is asked for; else it stands in the problem."""
+        return problem.answer
+
+    def judge(self, problem: Problem, output: Sequence[str], tool: Tool) -> bool:
+        """`check`, for tasks whose output has to be run: `tool` is a fresh one like that which it came from."""
+        return self.check(problem, output)
+
+    def strict(self, problem: Problem, output: Sequence[str]) -> bool | None:
+        """Whether an output is also right by a stricter measure of the task's own; None where there is none."""
+        return None
+
     def check_tool(self, tool: Tool) -> None:  # noqa: B027  most solvers can work with every tool they admit
         """Whether the solver can work with a tool of these options.
 

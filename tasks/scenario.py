@@ -99,16 +99,18 @@ class Scenario:
         if self.setting == "cot":
             tool = Imagined(tool)
         if corrupt:
-            tool = Corrupted(tool, corrupt, problem.key, self.task.tokens)
+            tool = Corrupted(tool, corrupt, problem.key, self.task.tokens or tool.vocabulary())
         return Environment(problem.prompt, tool)
 
     def answer_tokens(self, problem: Problem) -> tuple[str, ...]:
         """The right output as this setting writes it."""
-        return problem.answer[::-1] if self.setting == "direct_reversed" else problem.answer
+        answer = self.task.answer(problem)
+        return answer[::-1] if self.setting == "direct_reversed" else answer
 
     def right(self, problem: Problem, output: Sequence[str]) -> bool:
         """Whether an output written as this setting writes it is right."""
-        return self.task.check(problem, output[::-1] if self.setting == "direct_reversed" else output)
+        written = output[::-1] if self.setting == "direct_reversed" else output
+        return self.task.judge(problem, written, self.make_tool())
 
     def training_block(
         self, max_length: int, data_seed: int, block: int, stress: Mapping[str, float] | None = None

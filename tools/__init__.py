@@ -7,4 +7,5 @@ TOOLS = {
     "solver": "tools.solver:Solver",
     "tape": "tools.tape:Tape",
     "search": "tools.search:SearchMemory",
+    "shell": "tools.shell:Shell",
 }

@@ -33,6 +33,9 @@ class Tool(Protocol):
     calls: int = 0
     """Commands completed since `start`."""
 
+    over: bool = False
+    """Nothing more will be answered: the trajectory ends here, within a budget of the tool's own."""
+
     longest_walk: int = 0
     """Longest run of moves of one pointer or head in one direction, as the tool counts it; 0 without pointers."""
 
@@ -62,6 +65,10 @@ class Tool(Protocol):
     def ends_reply(self, token: str) -> bool:
         """Whether `token` is the last one of a reply; lets `Imagined` follow replies that the model writes itself."""
         return True
+
+    def result(self) -> tuple[str, ...] | None:
+        """The output, where that is what the tool holds in the end; None: it is what was written after `[ANS]`."""
+        return None
 
     def snapshot(self) -> Snapshot:
         """A copy of the visible state."""

@@ -56,6 +56,13 @@ class Corrupted(Tool):
         self.first = position if self.first is None else self.first
         return self._rng.choice([token for token in self.tokens if token != said])
 
+    @property
+    def over(self) -> bool:  # type: ignore[override]
+        return self.tool.over
+
+    def result(self) -> tuple[str, ...] | None:
+        return self.tool.result()
+
     def ends_reply(self, token: str) -> bool:
         return self.tool.ends_reply(token)
 

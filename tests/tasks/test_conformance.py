@@ -5,14 +5,20 @@ import random
 import pytest
 
 from tasks import TASKS
-from tasks.base import SETTINGS, Role
+from tasks.base import SETTINGS, Task
 from tasks.problems import problems
+from tasks.resolve import resolve
 from tasks.scenario import Scenario
+
+
+def task_of(name: str) -> Task:
+    return resolve("task", name, TASKS)()
+
 
 SCENARIOS = [
     Scenario(name, setting, tool, form)
     for name in TASKS
-    for task in [Scenario(name, "direct").task]
+    for task in [task_of(name)]
     for setting, tools in task.settings.items()
     for tool in tools
     for form in task.forms
@@ -30,7 +36,7 @@ def lengths(name: str) -> list[int]:
 
 @every_task
 def test_prompts_parse_and_end_with_their_mark(name: str) -> None:
-    task, rng = Scenario(name, "direct").task, random.Random(0)
+    task, rng = task_of(name), random.Random(0)
     for length in lengths(name):
         for sampler in (task.sample, task.sample_training, *task.stress.values()):
             problem = sampler(rng, length)
@@ -42,7 +48,7 @@ def test_prompts_parse_and_end_with_their_mark(name: str) -> None:
 
 @every_task
 def test_the_generator_is_the_only_randomness(name: str) -> None:
-    task = Scenario(name, "direct").task
+    task = task_of(name)
     for sampler in (task.sample, task.sample_training, *task.stress.values()):
         first, again = ([sampler(random.Random(seed), 9) for seed in range(20)] for _ in range(2))
         assert first == again
@@ -51,7 +57,7 @@ def test_the_generator_is_the_only_randomness(name: str) -> None:
 
 @every_task
 def test_settings_are_known_ones_and_chain_of_thought_has_something_to_imagine(name: str) -> None:
-    settings = Scenario(name, "direct").task.settings
+    settings = task_of(name).settings
     assert set(settings) <= set(SETTINGS)
     assert "cot" not in settings or "interactive" in settings
 
@@ -61,8 +67,11 @@ def test_the_oracle_is_right_in_every_kind_of_problem(scenario: Scenario) -> Non
     for length in lengths(scenario.task.name):
         for which in ("random", *scenario.task.stress):
             for problem in problems(scenario.task, "evaluation", length, 3, which):
-                trajectory = scenario.record(problem)
-                output = [t for t, role in zip(trajectory.tokens, trajectory.roles) if role is Role.OUTPUT]
+                trajectory, environment = scenario.record(problem), scenario.environment(problem)
+                for token, own in zip(trajectory.tokens, trajectory.own):
+                    if own:
+                        environment.act(token)
+                output = environment.outcome
                 assert scenario.right(problem, output)
                 assert tuple(output) == scenario.answer_tokens(problem)
                 assert not scenario.right(problem, output[:-1])
