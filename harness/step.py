@@ -39,7 +39,7 @@ class Stepper(Protocol):
     def check(self) -> tuple[float, float]:
         """Loss and norm of the gradient before clipping of the last step, once it is done.
 
-        Raises Diverged when those of any step were not finite: nothing of the weights may be kept then.
+        Raises Diverged when those of any step were not finite, or the weights are not: nothing of them may be kept.
         """
 
     def idle(self) -> bool:
@@ -87,6 +87,8 @@ class PlainStepper:
         self.optimiser.step()
 
     def check(self) -> tuple[float, float]:
+        if not math.isfinite(largest_weight(self.model).item()):
+            raise _diverged(*self.last)
         return self.last
 
     def idle(self) -> bool:
@@ -157,7 +159,8 @@ class GpuStepper:
 
     def check(self) -> tuple[float, float]:
         with torch.cuda.stream(self.stream):
-            loss, norm, health = torch.stack([self.loss, self.norm, self.health]).tolist()
+            health = self.health + largest_weight(self.model) * 0
+            loss, norm, health = torch.stack([self.loss, self.norm, health]).tolist()
         if health != 0:
             raise _diverged(loss, norm)
         return loss, norm
@@ -245,6 +248,13 @@ def determinism(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.deterministic = before[1]
+
+
+@torch.no_grad()
+def largest_weight(model: Any) -> Tensor:
+    """[]: infinite or NaN where any weight is."""
+    weights = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    return torch.nn.utils.get_total_norm(weights, torch.inf)
 
 
 def own_loss(model: Any, part: Part, device: torch.device) -> Tensor:

@@ -240,9 +240,9 @@ def in_chunks(
     result = torch.zeros(*tokens.shape, model.vocabulary, device=tokens.device)
     while bool((done < lengths).any()):
         wide = torch.rand((), generator=draw, device="cpu") < 0.8
-        width = _draw(1, longest + 1, (), draw).item() if wide else 1
+        width = int(_draw(1, longest + 1, (), draw)) if wide else 1
         counts = _draw(0, width + 1, lengths.shape, draw)
-        counts[_draw(0, len(counts), (), draw).item()] = width
+        counts[int(_draw(0, len(counts), (), draw))] = width
         counts = torch.minimum(counts.to(lengths.device), lengths - done)
         piece = torch.full((len(tokens), width), JUNK, device=tokens.device)
         for row, (at, count) in enumerate(zip(done.tolist(), counts.tolist(), strict=True)):

@@ -39,7 +39,8 @@ def _after(x: Tensor, before: int, state: Tensor | None, lengths: Tensor | None)
     """The last inputs of each row, float32 [B, taps - 1, C], reaching back into the state where a row has too few."""
     batch, width, channels = x.shape
     if lengths is None and width >= before:
-        return x[:, width - before :].float()
+        # A copy, in float32 too: a view would keep all of x alive for as long as the state.
+        return x[:, width - before :].to(torch.float32, copy=True)
     ends = torch.full((batch,), width, device=x.device) if lengths is None else lengths
     at = (ends[:, None] + torch.arange(-before, 0, device=x.device))[..., None].expand(-1, -1, channels)
     recent = x.gather(1, at.clamp(min=0)).float() if width else x.new_zeros(at.shape, dtype=torch.float32)

@@ -12,8 +12,10 @@ from models.kernels import decide as reference
 from models.kernels.decide import product_type
 from models.kernels.triton_parts import dot
 
-ROWS, DEPTH = 64, 64
-"""Tokens of a program, and entries of D it multiplies at once."""
+ROWS = 64
+"""Tokens of a program."""
+DEPTH = {2: 64, 4: 32}
+"""Entries of D it multiplies at once, by the bytes of a weight: what is on its way has to fit into shared memory."""
 VOCABULARY = 256
 """The largest vocabulary whose logits fit in registers; a larger one goes to the reference."""
 
@@ -31,7 +33,7 @@ def decide(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> tupl
         columns = max(16, triton.next_power_of_2(len(weight)))
         _decide[(triton.cdiv(count, ROWS),)](
             flat, weight, weight if bias is None else bias, index, margin, count, len(weight), size, flat.stride(0),
-            HAS_BIAS=bias is not None, ROWS=ROWS, COLUMNS=columns, DEPTH=DEPTH,
+            HAS_BIAS=bias is not None, ROWS=ROWS, COLUMNS=columns, DEPTH=DEPTH[weight.element_size()],
             num_warps=4 if columns <= 128 else 8,
         )  # fmt: skip
     return index.reshape(features.shape[:-1]), margin.reshape(features.shape[:-1])

@@ -2,6 +2,7 @@
 
 import io
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -142,6 +143,15 @@ def test_only_matrices_decay():
 def test_a_loss_that_is_not_finite_ends_training():
     with pytest.raises(Diverged, match="loss"):
         train(cell(learning_rate=1e30, steps=50))
+
+
+@pytest.mark.parametrize("architecture", ["gru", "transformer"])
+def test_nothing_of_a_bad_step_is_saved(architecture):
+    saved = []
+    config = Cell(architecture=architecture, train={**SMALL, "learning_rate": 1e30, "steps": 50})
+    with pytest.raises(Diverged):
+        train(config, save=lambda held: saved.append(deepcopy(held["model"])), save_seconds=0.0)
+    assert all(bool(torch.isfinite(tensor).all()) for held in saved for tensor in held.values())
 
 
 def test_a_batch_larger_than_a_block_is_refused():
