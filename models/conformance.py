@@ -208,6 +208,16 @@ def states_its_cost(model: SequenceModel) -> None:
         assert tensor.shape[0] == 5, "a tensor of the state does not have the batch as its first dimension"
 
 
+@_on_its_device
+@torch.no_grad()
+def holds_only_its_state(model: SequenceModel) -> None:
+    """A state keeps nothing else alive: no tensor of it is a piece of a larger one."""
+    _, state = model(random_tokens(model, 2, LENGTH))
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in leaves(state)}
+    held, own = sum(storages.values()), state_bytes(state)
+    assert held <= own, f"the state's tensors keep {held:,} bytes alive, the state has {own:,}"
+
+
 CHECKS: tuple[Callable[[SequenceModel], None], ...] = (
     steps_equal_forward,
     chunks_equal_forward,
@@ -219,6 +229,7 @@ CHECKS: tuple[Callable[[SequenceModel], None], ...] = (
     packing_changes_nothing,
     logits_are_finite,
     states_its_cost,
+    holds_only_its_state,
 )
 
 

@@ -56,6 +56,18 @@ def model(request):
     return trained(build(architecture, "tiny", 16, options, seed=0))
 
 
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model_on_gpu(request):
+    return trained(build(request.param, "tiny", 16, seed=0).to("cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_every_architecture_on_a_gpu(model_on_gpu, check):
+    check(model_on_gpu)
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_every_architecture(model, check):
     check(model)
