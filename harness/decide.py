@@ -19,6 +19,11 @@ def decide(logits: Tensor) -> tuple[Tensor, Tensor]:
     return index[..., 0], best[..., 0] - best[..., 1]
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """The type of matrix products."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Matrix products in bf16 when asked for; weights and states stay float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,67 +1,248 @@
-"""Decoding token by token: a batch of rows under way, greedy tokens out for tokens in."""
+"""A batch of rows decoding side by side, each at its own place, without the host: model, selection, tool, bookkeeping.
+
+A row is fed a reply, acts, waits for the host (whose tool has to answer), or has ended. The host looks on after every
+window of steps: it reads what was made, answers, and puts new rows into the places of those that ended. On a GPU the
+step is replayed from a CUDA graph and windows are read while the next one runs; on a CPU the same steps run one by one,
+and a window ends as soon as the host is wanted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.decide import decide
-from models.state import clone, leaves, take
+from harness.decide import dtype_of
+from models.base import SequenceModel
+from models.decoding import decoding
+from models.state import State, fill
+from tools.batched import ASKS, NOTHING, BatchedTool
 
-WORTH = 64
-"""Steps from which on recording a CUDA graph pays."""
+WINDOW = 120
+"""Steps between two looks: a number of many divisors, so that short loops are seen at their return."""
+ASKING = 12
+"""The same where the host has to answer: rows that wait do so for as long, or twice as long on a GPU."""
+REPLY = 64
+"""Tokens of the longest reply there is room for at first."""
+
+Select = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Logits [B, V], seed of each row [B] and number of tokens it has made [B] -> the scores whose best is taken."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the rows did in some steps; all tensors on the host."""
+
+    count: Tensor
+    """int64 [B]: tokens of each row."""
+    made: Tensor
+    """int32 [B, steps]."""
+    margins: Tensor
+    """float32 [B, steps]; NaN for tokens of a reply."""
+    asks: Tensor
+    """bool [B]: rows that wait for an answer to their last token."""
+    copied: Any
+    """Event after which they may be read; None: at once."""
+
+    def wait(self) -> None:
+        if self.copied is not None:
+            self.copied.synchronize()
 
 
 class Decoder:
-    """Rows and their state. On a GPU a model whose steps are all alike (`steady`) takes them in a CUDA graph: launched
-    one by one, the operations of a step take ten times as long to launch as to run.
+    """`rows` places for rows of at most `length` tokens each, replies and question included.
 
-    steps: about how many are to come. Use it in inference mode, all of it in one autocast context.
+    tool: the rows' tool on the device. select: how tokens are chosen; None: greedily. Use it in inference mode.
     """
 
-    def __init__(self, model: Any, state: Any, rows: int, device: torch.device, steps: int) -> None:
-        self.model, self.device, self.steps = model, device, steps
-        self._state, self._rows = state, rows
+    def __init__(
+        self,
+        model: Any,
+        tool: BatchedTool,
+        rows: int,
+        length: int,
+        vocabulary: int,
+        eos: int,
+        precision: str = "float32",
+        select: Select | None = None,
+        graph: bool = True,
+    ) -> None:
+        self.model, self.tool, self.rows, self.eos, self.select = model, tool, rows, eos, select
+        self.device = device = next(model.parameters()).device
+        self.decode = decoding(model, rows, dtype_of(precision))
+        self.state: State = model.initial_state(rows, device)
+        if isinstance(model, SequenceModel):
+            self.state = model.reserve(self.state, length + 1)
+        self.steps = WINDOW if tool.alone else ASKING
+
+        def whole(*shape: int) -> Tensor:
+            return torch.zeros(rows, *shape, dtype=torch.int64, device=device)
+
+        def truth() -> Tensor:
+            return torch.zeros(rows, dtype=torch.bool, device=device)
+
+        self.scores = torch.zeros(rows, vocabulary, device=device)
+        self.tokens, self.left, self.at, self.end, self.count, self.seed, self.own = (whole() for _ in range(7))
+        self.said = torch.full_like(self.tokens, NOTHING)
+        self.reply = whole(REPLY)
+        self.live, self.fed, self.acts = truth(), truth(), truth()
+        self.made = torch.zeros(rows, self.steps, dtype=torch.int32, device=device)
+        self.margins = torch.zeros(rows, self.steps, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        if device.type == "cuda" and steps >= WORTH and getattr(model, "steady", False):
+        self._recorded = graph and device.type == "cuda" and getattr(model, "records", False)
+        self._take = _fastest_take(device)
+
+    def put(
+        self,
+        rows: Sequence[int],
+        state: State,
+        logits: Tensor,
+        commits: Sequence[int | None],
+        left: Sequence[int],
+        tools: Sequence[Any],
+        seeds: Sequence[int],
+    ) -> None:
+        """Begin new rows in these places.
+
+        state: of so many rows; logits: float32 [R, V] after their last token; commits: their first token where it is
+        decided already; left: tokens each may take; tools: their tools on the host; seeds: of their choices.
+        """
+        index = torch.tensor(rows, device=self.device)
+        self.state = fill(self.state, index, state)
+        logits = logits.float()
+        for at, token in enumerate(commits):
+            if token is not None:
+                logits[at] = -torch.inf
+                logits[at, token] = 0
+        self.left[index], self.seed[index] = self._sent(left), self._sent(seeds)
+        self.own[index] = self._sent([int(token is not None) for token in commits])
+        if self.select is not None:
+            open_ = self._sent([token is None for token in commits])[:, None]
+            logits = torch.where(open_, self.select(logits, self.seed[index], self.own[index]), logits)
+        self.scores[index] = logits
+        self.at[index], self.end[index] = 0, 0
+        self.said[index] = NOTHING
+        self.tool.load(index, tools)
+        self.live[index] = True
+
+    def answer(
+        self, rows: Sequence[int], replies: Sequence[Sequence[int]], tools: Sequence[Any], last: Sequence[bool]
+    ) -> None:
+        """Give rows that wait the reply to their last token (which may be empty); where it is the `last`, they end."""
+        longest = max(map(len, replies))
+        if longest > self.reply.shape[1]:
+            room = self.reply.new_zeros(self.rows, max(longest, 2 * self.reply.shape[1]))
+            room[:, : self.reply.shape[1]] = self.reply
+            self.reply, self._graph = room, None
+        index = torch.tensor(rows, device=self.device)
+        padded = torch.zeros(len(rows), max(1, longest), dtype=torch.int64)
+        for row, reply in enumerate(replies):
+            padded[row, : len(reply)] = torch.tensor(reply, dtype=torch.int64)
+        self.reply[index, : padded.shape[1]] = padded.to(self.device)
+        sizes = self._sent([len(reply) for reply in replies])
+        self.at[index], self.end[index] = 0, sizes
+        left = self.left[index]
+        self.left[index] = torch.where(self._sent(last), torch.minimum(left, sizes), left)
+        self.said[index] = NOTHING
+        self.tool.answered(index, tools)
+
+    def run(self) -> Window:
+        """A window of steps; on a GPU it may still be under way."""
+        if self._recorded and self._graph is None:
             self._record()
+        going = self._going()
+        for _ in range(self.steps):
+            if self._graph is not None:
+                self._graph.replay()
+                continue
+            self.step()
+            if self.device.type != "cuda" and self._going() < going:
+                break
+        return self._looked_at()
 
-    def step(self, tokens: Sequence[int]) -> tuple[list[int], list[float]]:
-        """Feed each row a token; each row's greedy next one, and its margin."""
-        if self._graph is None:
-            best, margins, self._state = self._decided(torch.tensor(tokens, device=self.device), self._state)
-            return best.tolist(), margins.tolist()
-        self._tokens.copy_(torch.tensor(tokens))
-        self._graph.replay()
-        best, spread = self._found.tolist()
-        return [int(token) for token in best], spread
+    def _going(self) -> int:
+        """Rows that neither wait nor have ended; asked of a CPU only."""
+        return int((self.live & (self.said != ASKS)).sum()) if self.device.type != "cuda" else 0
 
-    def taken(self, rows: Sequence[int], steps: int) -> Decoder:
-        """Some of its rows, in this order, `steps` more to come."""
-        state = take(self._state, torch.tensor(rows, device=self.device))
-        return Decoder(self.model, state, len(rows), self.device, steps)
+    def step(self) -> None:
+        """Every row's next token: taken, fed to the tool, fed to the model."""
+        self._take(self)
+        self.tool.feed(self.tokens, self.acts, self.said)
+        if self.select is None:
+            self.state = self.decode(self.tokens, self.state, self.fed, self.scores)
+            return
+        logits = torch.zeros_like(self.scores)
+        self.state = self.decode(self.tokens, self.state, self.fed, logits)
+        torch.where(self.fed[:, None], self.select(logits, self.seed, self.own), self.scores, out=self.scores)
 
-    def _decided(self, tokens: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
-        logits, state = self.model.step(tokens, state)
-        return *decide(logits), state
+    def _looked_at(self) -> Window:
+        asks = self.live & (self.said == ASKS)
+        if self.device.type != "cuda":
+            window = Window(self.count.clone(), self.made.clone(), self.margins.clone(), asks, None)
+        else:
+            count, made, margins, asks = map(self._copied, (self.count, self.made, self.margins, asks))
+            event = torch.cuda.Event()
+            event.record()
+            window = Window(count, made, margins, asks, event)
+        self.count.zero_()
+        return window
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+    def _sent(self, values: Sequence[Any]) -> Tensor:
+        tensor = torch.tensor(values)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _record(self) -> None:
-        """One step that reads its tokens and state from fixed places and leaves the new state there."""
-        self._state = clone(self._state)
-        self._tokens = torch.zeros(self._rows, dtype=torch.int64, device=self.device)
+        """Record a step. The kernels compile in steps in which no row takes part, so that nothing changes."""
+        live = self.live.clone()
+        self.live.zero_()
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
             for _ in range(2):
-                self._decided(self._tokens, clone(self._state))
+                self.step()
         torch.cuda.current_stream(self.device).wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            best, margins, after = self._decided(self._tokens, self._state)
-            self._found = torch.stack([best.double(), margins.double()])
-            for place, new in zip(leaves(self._state), leaves(after), strict=True):
-                if new is not place:
-                    place.copy_(new)
+            self.step()
+        self.live.copy_(live)
+
+
+def take(decoder: Decoder) -> None:
+    """Each row's next token: one of a reply, else the best by its scores. What follows from that for the row."""
+    best, index = decoder.scores.topk(2, dim=-1)
+    going = decoder.live & (decoder.said != ASKS)
+    at = decoder.at.clamp(max=decoder.reply.shape[1] - 1)[:, None]
+    said, queued = decoder.said >= 0, decoder.at < decoder.end
+    given = said | queued
+    token = torch.where(said, decoder.said, torch.where(queued, decoder.reply.gather(1, at)[:, 0], index[:, 0]))
+    margin = torch.where(given, torch.nan, best[:, 0] - best[:, 1])
+    place = decoder.count.clamp(max=decoder.steps - 1)[:, None]
+    for log, value in ((decoder.made, token.int()), (decoder.margins, margin)):
+        log.scatter_(1, place, torch.where(going, value, log.gather(1, place)[:, 0])[:, None])
+    own = going & ~given
+    decoder.tokens.copy_(torch.where(going, token, 0))
+    decoder.count += going
+    decoder.left -= going.long()
+    decoder.own += own
+    decoder.at += going & queued & ~said
+    decoder.said.copy_(torch.where(going, NOTHING, decoder.said))
+    decoder.acts.copy_(own & (token != decoder.eos))
+    ended = (own & (token == decoder.eos)) | (decoder.left <= 0)
+    decoder.fed.copy_(going & ~ended)
+    decoder.live &= ~(going & ended)
+
+
+def _fastest_take(device: torch.device) -> Callable[[Decoder], None]:
+    if device.type != "cuda":
+        return take
+    try:
+        from harness.triton_take import take as fused
+    except ImportError:
+        return take
+    return fused

@@ -1,4 +1,8 @@
-"""Live rollouts: the model acts in the environment, token by token, through the same tool as the solver."""
+"""Live rollouts: the model acts in the environment, token by token, through the same tool as the solver.
+
+The tokens are made on the model's device, many rows at once (see `harness.decoder`); what they did is followed here, in
+each row's own environment, which answers where the device cannot and counts what rows of results tell.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.decide import autocast, decide
-from harness.decoder import Decoder
+from harness.decide import autocast
+from harness.decoder import Decoder, Select, Window
 from harness.memory import rows_that_fit
 from models.base import SequenceModel
-from models.state import put
+from models.state import fill
 from tasks.agent import Environment
-from tasks.base import Problem
+from tasks.base import EOS, Problem
 from tasks.scenario import Scenario
 from tasks.trajectory import Encoded
+from tools.batched import batched
 
 LAUNCH = 1 << 17
 """Tokens, all rows together, that go through the model at once while it is brought to the starts."""
+ROWS = 256
+"""Rows that decode side by side at most."""
 
 
 @dataclass
@@ -40,6 +47,8 @@ class Start:
     """The rollout ends when its trajectory has so many tokens."""
     commit: int | None = None
     """The first token, where it is decided already."""
+    seed: int = 0
+    """Of its choices, where they are drawn."""
 
 
 @dataclass
@@ -61,34 +70,105 @@ def from_question(scenario: Scenario, problem: Problem, limit: int, corrupt: flo
 
 
 @torch.inference_mode()
-def roll_out(model: Any, scenario: Scenario, starts: Sequence[Start], precision: str = "float32") -> list[Rollout]:
-    """Greedy rollouts of all `starts` in one batch; results in their order."""
+def roll_out(
+    model: Any,
+    scenario: Scenario,
+    starts: Sequence[Start],
+    precision: str = "float32",
+    select: Select | None = None,
+    rows: int | None = None,
+) -> list[Rollout]:
+    """Rollouts of all `starts`, results in their order; greedy ones unless `select` chooses (see `Decoder`).
+
+    rows: how many go side by side; None: as many as fit, up to ROWS, on a GPU a power of two. The rest take the places
+    of those that end. What is in the other places changes no result.
+    """
     if not starts:
         return []
-    rows = rows_that_fit(model, max(start.limit for start in starts))
-    groups = [starts[at : at + rows] for at in range(0, len(starts), rows)]
-    return [rollout for group in groups for rollout in _roll_out(model, scenario, group, precision)]
+    return _Rollouts(model, scenario, starts, precision, select, rows).run()
 
 
-def _roll_out(model: Any, scenario: Scenario, starts: Sequence[Start], precision: str) -> list[Rollout]:
-    device = next(model.parameters()).device
-    seats = [_Seat(scenario, start) for start in starts]
-    with autocast(device, precision):
-        state, logits = _begin(model, starts, device)
-        best, margins = decide(logits)
-        chosen, spread = best.tolist(), margins.tolist()
-        decoder = Decoder(model, state, len(seats), device, max(seat.room for seat in seats))
-        active = list(range(len(seats)))
-        while True:
-            tokens = [seats[row].advance(chosen[at], spread[at]) for at, row in enumerate(active)]
-            going = [at for at, row in enumerate(active) if not seats[row].over]
-            if not going:
-                return [seat.rollout for seat in seats]
-            # Copying states costs about as much as some steps: leave finished rows in until half are done.
-            if len(going) <= len(active) // 2:
-                active, tokens = [active[at] for at in going], [tokens[at] for at in going]
-                decoder = decoder.taken(going, max(seats[row].left for row in active))
-            chosen, spread = decoder.step(tokens)
+class _Rollouts:
+    def __init__(
+        self,
+        model: Any,
+        scenario: Scenario,
+        starts: Sequence[Start],
+        precision: str,
+        select: Select | None,
+        rows: int | None,
+    ) -> None:
+        self.model, self.precision = model, precision
+        self.device = next(model.parameters()).device
+        names, length = scenario.vocabulary, max(start.limit for start in starts)
+        count = _places(model, len(starts), length, self.device) if rows is None else rows
+        tool = batched(starts[0].environment.tool, names.ids, count, length, self.device)
+        self.decoder = Decoder(model, tool, count, length, len(names), names.ids[EOS], precision, select)
+        self.seats = [_Seat(scenario, start) for start in starts]
+        self.waiting = deque(seat for seat in self.seats if not seat.over)
+        self.places: list[_Seat | None] = [None] * count
+
+    def run(self) -> list[Rollout]:
+        pending: deque[tuple[list[_Seat | None], Window]] = deque()
+        self._refill()
+        while any(self.places) or pending:
+            if any(self.places):
+                pending.append((list(self.places), self.decoder.run()))
+            # On a GPU the window before is looked at while this one runs.
+            if len(pending) > (self.device.type == "cuda") or not any(self.places):
+                self._look(*pending.popleft())
+        return [seat.rollout for seat in self.seats]
+
+    def _look(self, seats: Sequence[_Seat | None], window: Window) -> None:
+        """Follow what the rows did; answer those that ask, and let others take the places of those that ended."""
+        window.wait()
+        asking = []
+        made, margins = window.made.tolist(), window.margins.tolist()
+        for row, (seat, count, asks) in enumerate(zip(seats, window.count.tolist(), window.asks.tolist())):
+            if seat is None or seat.over:
+                continue
+            seat.follow(made[row][:count], margins[row][:count])
+            if seat.over:
+                self.places[row] = None
+            elif asks and count:  # else it was answered when it was seen to ask
+                asking.append((row, seat))
+        if asking:
+            self.decoder.answer(
+                [row for row, _ in asking],
+                [list(seat.expected) for _, seat in asking],
+                [seat.environment.tool for _, seat in asking],
+                [seat.environment.cut for _, seat in asking],
+            )
+        self._refill()
+
+    def _refill(self) -> None:
+        free = [row for row, seat in enumerate(self.places) if seat is None][: len(self.waiting)]
+        if not free:
+            return
+        seats = [self.waiting.popleft() for _ in free]
+        starts = [seat.start for seat in seats]
+        with autocast(self.device, self.precision):
+            state, logits = _begin(self.model, starts, self.device)
+        self.decoder.put(
+            free,
+            state,
+            logits,
+            [start.commit for start in starts],
+            [seat.room for seat in seats],
+            [start.environment.tool for start in starts],
+            [start.seed for start in starts],
+        )
+        for row, seat in zip(free, seats):
+            self.places[row], seat.start.state = seat, None
+
+
+def _places(model: Any, count: int, length: int, device: torch.device) -> int:
+    """Rows that go side by side."""
+    most = min(count, ROWS, rows_that_fit(model, length))
+    if device.type != "cuda":
+        return most
+    up = 1 << (most - 1).bit_length()
+    return up if up <= rows_that_fit(model, length) else up // 2
 
 
 def _begin(model: Any, starts: Sequence[Start], device: torch.device) -> tuple[Any, torch.Tensor]:
@@ -96,10 +176,10 @@ def _begin(model: Any, starts: Sequence[Start], device: torch.device) -> tuple[A
     rows = torch.arange(len(starts), device=device)
     state = model.initial_state(len(starts), device)
     if isinstance(model, SequenceModel):
-        state = model.reserve(state, max(start.limit for start in starts))
+        state = model.reserve(state, max(start.position for start in starts))
     for row, start in enumerate(starts):
         if start.state is not None:
-            state = put(state, rows[row : row + 1], start.state)
+            state = fill(state, rows[row : row + 1], start.state)
     lengths = torch.tensor([len(start.tokens) for start in starts], device=device)
     width = max(1, *(len(start.tokens) for start in starts))
     padded = torch.zeros(len(starts), width, dtype=torch.int64)
@@ -123,40 +203,33 @@ def _begin(model: Any, starts: Sequence[Start], device: torch.device) -> tuple[A
 
 
 class _Seat:
-    """One row of the batch: its environment, and the tokens that wait to be fed."""
+    """One rollout, followed: its environment, and the tokens of a reply that have yet to be fed."""
 
     def __init__(self, scenario: Scenario, start: Start) -> None:
-        self.names = scenario.vocabulary
-        self.environment = start.environment
-        self.commit = start.commit
+        self.names, self.start, self.environment = scenario.vocabulary, start, start.environment
         self.room = start.limit - start.position
-        self.pending: deque[int] = deque()
+        self.expected: deque[int] = deque()
         self.rollout = Rollout()
         self.over = False
+        self.decided = start.commit is not None
 
-    @property
-    def left(self) -> int:
-        """Tokens it may still take."""
-        return 0 if self.over else self.room - len(self.rollout.ids)
-
-    def advance(self, chosen: int, margin: float) -> int:
-        """The token to feed next: one of an observation, else the model's choice, which acts on the environment."""
-        if self.over:
-            return 0
-        if self.pending:
-            token, margin = self.pending.popleft(), float("nan")
-        else:
-            token = chosen if self.commit is None else self.commit
-            margin = margin if self.commit is None else float("nan")
-            self.commit = None
-            _, observation = self.environment.act(self.names.tokens[token])
-            self.pending.extend(self.names.encode(observation).tolist())
-        self.rollout.ids.append(token)
-        self.rollout.margins.append(margin)
-        ended = self.environment.done or (self.environment.cut and not self.pending)
+    def follow(self, ids: Sequence[int], margins: Sequence[float]) -> None:
+        """Take the next tokens: those of replies as the tool gave them, the others act on the environment."""
+        act, tokens, expected = self.environment.act, self.names.tokens, self.expected
+        for token in ids:
+            if expected:
+                assert token == expected.popleft(), "the tool on the device answered otherwise than the one here"
+            else:
+                _, observation = act(tokens[token])
+                if observation:
+                    expected.extend(self.names.encode(observation).tolist())
+        self.rollout.ids += ids
+        self.rollout.margins += margins
+        if self.decided and ids:
+            self.rollout.margins[0], self.decided = float("nan"), False
+        ended = self.environment.done or (self.environment.cut and not self.expected)
         if ended or len(self.rollout.ids) >= self.room:
             self._finish()
-        return token
 
     def _finish(self) -> None:
         self.over = True

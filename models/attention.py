@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from models.backbone import Block, Span, matrices
-from models.kernels.choose import attention, packed_attention
+from models.kernels.attention import held
+from models.kernels.choose import attention, attention_step, choice, packed_attention
 from models.positions import Positions, alibi_slopes, rotary_tables, rotate
 
 
@@ -32,7 +33,7 @@ class Attention(Block):
     rotary: share of each head's entries that are rotated; depth: blocks of the model, for the initialisation.
     """
 
-    operations = ("attention", "packed_attention")
+    operations = ("attention", "attention_step", "packed_attention")
 
     def __init__(
         self,
@@ -81,19 +82,25 @@ class Attention(Block):
         elif state is None:
             mixed = attention(q, k, v, seen, seen, 0, self.window, self.slopes)
             state = Cache(_kept(k), _kept(v)) if self.window is None else self._rolled(k, v, 0, span)
+        elif span.in_place:
+            state = state if self.window else self._with_room(state, span)
+            mixed = attention_step(
+                q[:, :, 0], k[:, :, 0], v[:, :, 0], span.start, state.keys, state.values, self.window, self.slopes
+            )[0][:, :, None]
         elif self.window is None:
             state = extended(state, k, v, span)
             keys = torch.arange(state.keys.shape[2], device=x.device)[None]
             mixed = attention(q, state.keys, state.values, seen, keys, span.furthest, None, self.slopes)
-        elif span.in_place:
-            state, held = self._written(state, k, v, span)
-            mixed = attention(q, state.keys, state.values, seen, held, self.window - 1, self.window, self.slopes)
         else:
             k, v = self._unrolled(state.keys, k, span), self._unrolled(state.values, v, span)
-            held = torch.arange(-self.window, span.width, device=x.device) + seen[:, :1]
-            mixed = attention(q, k, v, seen, held, self.window, self.window, self.slopes)
+            there = torch.arange(-self.window, span.width, device=x.device) + seen[:, :1]
+            mixed = attention(q, k, v, seen, there, self.window, self.window, self.slopes)
             state = self._rolled(k, v, self.window, span)
         return self.out(mixed.transpose(1, 2).flatten(2)), state
+
+    @property
+    def records(self) -> bool:
+        return choice("attention_step", self.out.weight.device.type).name != "torch"
 
     def prepare(self, span: Span) -> None:
         if self.rotated:
@@ -118,20 +125,11 @@ class Attention(Block):
         key = ("rotary", self.rotated, self.random_range)
         return span.share(key, lambda: rotary_tables(span, self.rotated, self.random_range))
 
-    def _written(self, cache: Cache, k: Tensor, v: Tensor, span: Span) -> tuple[Cache, Tensor]:
-        """The cache with one token more, in place, and the position each entry now holds, int64 [B or 1, window]."""
-        assert self.window is not None
-        rows = torch.arange(len(k), device=k.device)
-        slot = span.start % self.window
-        cache.keys[rows, :, slot] = k[:, :, 0].to(cache.keys)
-        cache.values[rows, :, slot] = v[:, :, 0].to(cache.values)
-        return cache, span.share(("held", self.window), lambda: self._held(span.positions[:, 0]))
-
-    def _held(self, last: Tensor) -> Tensor:
-        """The position at each entry of a rolling cache whose last token is at `last`; negative where there is none."""
-        assert self.window is not None
-        entries = torch.arange(self.window, device=last.device)
-        return last[:, None] - (last[:, None] - entries) % self.window
+    def _with_room(self, cache: Cache, span: Span) -> Cache:
+        """The cache with room for a token more; while a step is recorded there has to be some."""
+        if span.start.is_cuda and torch.cuda.is_current_stream_capturing():
+            return cache
+        return grown(cache, span.furthest + 1)
 
     def _unrolled(self, rolling: Tensor, new: Tensor, span: Span) -> Tensor:
         """Cached entries in the order of their positions, then the new ones: [B, key heads, window + T, size]."""
@@ -141,8 +139,8 @@ class Attention(Block):
 
     def _rolled(self, k: Tensor, v: Tensor, before: int, span: Span) -> Cache:
         """The rolling cache after a call, from entries that start `before` positions before the call's."""
-        held = self._held(span.start + span.counts - 1)
-        index = (held - span.start[:, None] + before).clamp(min=0)
+        assert self.window is not None
+        index = (held(span.start + span.counts - 1, self.window) - span.start[:, None] + before).clamp(min=0)
         return Cache(_picked(k.float(), index), _picked(v.float(), index))
 
 
@@ -151,16 +149,21 @@ def extended(cache: Cache, k: Tensor, v: Tensor, span: Span) -> Cache:
 
     Padding tokens are written too: they lie beyond their row's length, where the next tokens will go.
     """
-    needed, capacity = span.furthest + span.width, cache.keys.shape[2]
-    if needed > capacity:
-        grown = max(needed, 2 * capacity)
-        cache = Cache(_resized(cache.keys, grown), _resized(cache.values, grown))
-    elif not (span.in_place or span.appends):
-        cache = Cache(cache.keys.clone(), cache.values.clone())
+    larger = grown(cache, span.furthest + span.width)
+    cache = Cache(cache.keys.clone(), cache.values.clone()) if larger is cache and not span.appends else larger
     rows = torch.arange(len(k), device=k.device)[:, None]
     cache.keys[rows, :, span.positions] = k.transpose(1, 2).to(cache.keys)
     cache.values[rows, :, span.positions] = v.transpose(1, 2).to(cache.values)
     return cache
+
+
+def grown(cache: Cache, needed: int) -> Cache:
+    """The cache itself where it has room for `needed` positions, else a larger copy."""
+    capacity = cache.keys.shape[2]
+    if needed <= capacity:
+        return cache
+    room = max(needed, 2 * capacity)
+    return Cache(_resized(cache.keys, room), _resized(cache.values, room))
 
 
 def small_init(linear: nn.Linear) -> None:

@@ -86,6 +86,8 @@ class Span:
         """int64 [B, T], or [1, T] where all rows are equally far, which makes masks and tables smaller."""
         if self.offsets is not None:
             return self.places[None]
+        if self.in_place:  # nothing may be asked of the device, nor may a recorded step hold a position
+            return self.start[:, None]
         steps = torch.arange(self.width, device=self.start.device)
         if self.even is not None or bool((self.start == self.furthest).all()):
             return steps[None] + self.furthest
@@ -104,6 +106,12 @@ class Block(nn.Module, ABC):
     operations: tuple[str, ...] = ()
     steady: bool = False
     """See `SequenceModel.steady`."""
+
+    @property
+    def records(self) -> bool:
+        """See `SequenceModel.records`."""
+        return self.steady
+
     fuses: bool = False
     """Whether training gains from compiling its forward (see `models.kernels.fuse`)."""
 
@@ -140,6 +148,10 @@ class Residual(Block):
         super().__init__()
         self.norm, self.mixer = norm, mixer
         self.operations, self.steady = ("norm", *mixer.operations), mixer.steady
+
+    @property
+    def records(self) -> bool:
+        return self.mixer.records
 
     def initial_state(self, batch: int, device: torch.device) -> Any:
         return self.mixer.initial_state(batch, device)
@@ -186,6 +198,10 @@ class Backbone(SequenceModel):
         nn.init.normal_(self.logits.weight, std=embedding_std)
         if tied:
             self.logits.weight = self.embedding.weight
+
+    @property
+    def records(self) -> bool:
+        return all(block.records for block in self._blocks)
 
     def initial_state(self, batch: int, device: torch.device | str | None = None) -> BackboneState:
         device = self.device if device is None else torch.device(device)

@@ -51,7 +51,7 @@ class SequenceModel(nn.Module, ABC):
     packs: ClassVar[bool] = False
     """Whether it can train on several sequences in one row (`packed`)."""
     steady: bool = False
-    """Whether every `step` runs the same operations on the same shapes, so that a GPU may replay one of them."""
+    """Whether every `step` is the same function of token and state, however many tokens came before."""
     interleaves: ClassVar[bool] = False
     """Whether it can train on sequences side by side, time by time (`interleaved`)."""
     learns: ClassVar[Literal["gradients", "reading"]] = "gradients"
@@ -84,6 +84,10 @@ class SequenceModel(nn.Module, ABC):
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One token per row: int64 [B] -> logits [B, V] and the next state. May modify `state` in place."""
+
+    def decoding(self, rows: int, dtype: torch.dtype) -> Any | None:
+        """What decodes `rows` rows faster than `step` does, as `models.decoding.Decoding`; None: nothing does."""
+        return None
 
     def append(self, tokens: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """`hidden`, but what it adds to a growing cache it may write into `state`, beyond the tokens that holds.
@@ -142,6 +146,12 @@ class SequenceModel(nn.Module, ABC):
     def parameter_count(self) -> int:
         """Trainable parameters; tied ones count once."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
+    def records(self) -> bool:
+        """Whether a `step` where the weights are runs the same operations on the same shapes, without waiting for any
+        of them, so that a GPU may replay it from a CUDA graph."""
+        return self.steady
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn.functional import linear, silu, softplus
 
 from models.backbone import Backbone, Block, Residual, Span, matrices
 from models.base import Options
-from models.kernels.choose import causal_conv, gated_scan, selective_step
+from models.kernels.choose import causal_conv, choice, gated_scan, selective_step
 
 NORM_EPS = 1e-5
 
@@ -123,6 +124,10 @@ class Mamba1(Backbone):
             for _ in range(depth)
         ]
         super().__init__(vocabulary, options, blocks, nn.RMSNorm(width, eps=NORM_EPS), 0.02, tied=True)
+        self.operations += ("mamba1_step",)
+
+    def decoding(self, rows: int, dtype: torch.dtype) -> Any | None:
+        return choice("mamba1_step", self.device.type).function(self, rows, dtype)
 
 
 def mamba_state(conv: Tensor, ssm: Tensor, span: Span) -> MambaState | None:

@@ -85,9 +85,13 @@ class RecurrentMemoryTransformer(Backbone):
         blocks = [ParallelBlock(options, window=self.places) for _ in range(options.layers)]
         std = (2 / (5 * options.d_model)) ** 0.5
         super().__init__(vocabulary, options, blocks, nn.LayerNorm(options.d_model), std, tied=False)
-        self.steady = False  # a step that ends a segment does more
+        self.steady = False
         self.memory = nn.Parameter(torch.empty(options.memory, options.d_model))
         nn.init.normal_(self.memory, std=std)
+
+    @property
+    def records(self) -> bool:
+        return False  # a step that ends a segment does more
 
     def initial_state(self, batch: int, device: torch.device | str | None = None) -> Any:
         device = self.device if device is None else torch.device(device)

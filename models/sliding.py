@@ -48,6 +48,10 @@ class GatedBlock(Block):
         small_init(self.gate_up)
         output_init(self.down, depth)
 
+    @property
+    def records(self) -> bool:
+        return self.attention.records
+
     def initial_state(self, batch: int, device: torch.device) -> Any:
         return self.attention.initial_state(batch, device)
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 State = Any
@@ -38,6 +39,23 @@ def put(state: State, rows: Tensor, other: State) -> State:
     return mapped(lambda mine, theirs: _put(mine, rows.to(mine.device), theirs), state, other)
 
 
+def fill(state: State, rows: Tensor, other: State) -> State:
+    """`put` in place, as far as the tensors of `other` fit into those of `state`; what is larger is put into a copy.
+
+    What lies beyond them in the rows keeps its old values, which every architecture here ignores.
+    """
+    return mapped(lambda mine, theirs: _fill(mine, rows.to(mine.device), theirs), state, other)
+
+
+def kept(state: State, after: State, live: Tensor) -> State:
+    """The state `after` a step in the rows of `live` (bool [B]), `state` in the others; written into `state`.
+
+    A tensor that the step itself changed in place is left as it is: it may only write what a row that stays does not
+    see. One that has grown replaces the old one.
+    """
+    return mapped(lambda old, new: _kept(old, new, live), state, after)
+
+
 def state_bytes(state: State) -> int:
     """Bytes its tensors hold, all rows together."""
     return sum(tensor.numel() * tensor.element_size() for tensor in leaves(state))
@@ -61,6 +79,23 @@ def _put(mine: Tensor, rows: Tensor, theirs: Tensor) -> Tensor:
     if result is mine:
         result = mine.clone()
     return result.index_copy_(0, rows, _padded(theirs, size).to(result))
+
+
+def _fill(mine: Tensor, rows: Tensor, theirs: Tensor) -> Tensor:
+    if any(size > room for size, room in zip(theirs.shape[1:], mine.shape[1:], strict=True)):
+        return _put(mine, rows, theirs)
+    index: tuple[Any, ...] = (rows, *(slice(size) for size in theirs.shape[1:]))
+    mine[index] = theirs.to(mine)
+    return mine
+
+
+def _kept(old: Tensor, new: Tensor, live: Tensor) -> Tensor:
+    if new is old:
+        return old
+    mask = live.reshape(-1, *[1] * (new.ndim - 1))
+    if new.shape != old.shape:
+        return torch.where(mask, new, _padded(old, list(new.shape[1:])))
+    return torch.where(mask, new, old, out=old)
 
 
 def _padded(tensor: Tensor, size: list[int]) -> Tensor:
@@ -87,4 +122,4 @@ def mapped(function: Callable[..., Any], state: State, *others: State) -> State:
     return state if all(other == state for other in others) else None
 
 
-__all__ = ["State", "clone", "leaves", "mapped", "put", "state_bytes", "take"]
+__all__ = ["State", "clone", "fill", "kept", "leaves", "mapped", "put", "state_bytes", "take"]

@@ -53,6 +53,10 @@ class ParallelBlock(Block):
         small_init(self.up)
         output_init(self.down, options.layers)
 
+    @property
+    def records(self) -> bool:
+        return self.attention.records
+
     def initial_state(self, batch: int, device: torch.device) -> Cache:
         return self.attention.initial_state(batch, device)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 Kind = Literal["command", "observation"]
@@ -18,6 +18,19 @@ class Snapshot:
 
     memory: tuple[str, ...]
     pointers: dict[str, int]
+
+
+ASK = -1
+"""Instead of a mode: the tool may answer, and has to be asked."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a tool does with the next token, as far as it can be said beforehand: the mode that follows, or ASK."""
+
+    after: Mapping[str, int] = field(default_factory=dict)
+    otherwise: int = ASK
+    """For all other tokens."""
 
 
 class Tool(Protocol):
@@ -61,6 +74,15 @@ class Tool(Protocol):
     def feed(self, token: str) -> tuple[str, ...]:
         """Take one token; the observation, empty unless the token completes a command that is answered."""
         ...
+
+    def modes(self) -> tuple[Mode, ...]:
+        """A finite automaton that says which tokens may be answered, so that a row of a batch need not wait for the
+        tool at the others. Where it says nothing follows, feeding the token must give an empty observation."""
+        return (Mode(),)
+
+    def mode(self) -> int:
+        """The number of the mode the tool is in."""
+        return 0
 
     def ends_reply(self, token: str) -> bool:
         """Whether `token` is the last one of a reply; lets `Imagined` follow replies that the model writes itself."""

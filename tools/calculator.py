@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tools.base import END, Kind, Snapshot, Tool
+from tools.base import ASK, END, Kind, Mode, Snapshot, Tool
 
 CALL, RUN, ERROR = "[CALL]", "[RUN]", "[ERR]"
 DIGITS = tuple("0123456789")
@@ -92,6 +92,23 @@ class Calculator(Tool):
     def _result(self) -> str:
         first, second = (to_int("".join(operand)) for operand in self._operands)
         return to_digits(first + second if self._operator == "+" else first * second)
+
+    def modes(self) -> tuple[Mode, ...]:
+        """Nothing typed yet; the call used up; before and in the first operand; before and in the second."""
+        first, second = dict.fromkeys(DIGITS, 3), dict.fromkeys(DIGITS, 5)
+        return (
+            Mode({CALL: 2, RUN: ASK}, otherwise=0),
+            Mode({CALL: ASK, RUN: ASK}, otherwise=1),
+            Mode(first),
+            Mode({**first, **dict.fromkeys(OPERATORS, 4)}),
+            Mode(second),
+            Mode(second),
+        )
+
+    def mode(self) -> int:
+        if not self._open:
+            return int(self._used)
+        return (2 if self._operator is None else 4) + bool(self._operands[-1])
 
     def ends_reply(self, token: str) -> bool:
         return token == END

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tools.base import Kind, Snapshot, Tool
+from tools.base import Kind, Mode, Snapshot, Tool
 
 
 class Corrupted(Tool):
@@ -62,6 +62,12 @@ class Corrupted(Tool):
 
     def result(self) -> tuple[str, ...] | None:
         return self.tool.result()
+
+    def modes(self) -> tuple[Mode, ...]:
+        return self.tool.modes()
+
+    def mode(self) -> int:
+        return self.tool.mode()
 
     def ends_reply(self, token: str) -> bool:
         return self.tool.ends_reply(token)

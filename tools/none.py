@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tools.base import Kind, Snapshot, Tool
+from tools.base import Kind, Mode, Snapshot, Tool
+
+SILENT = (Mode(otherwise=0),)
+"""The modes of a tool that never answers."""
 
 
 class NoTool(Tool):
@@ -24,6 +27,9 @@ class NoTool(Tool):
 
     def feed(self, token: str) -> tuple[str, ...]:
         return ()
+
+    def modes(self) -> tuple[Mode, ...]:
+        return SILENT
 
     def snapshot(self) -> Snapshot:
         return Snapshot((), {})
@@ -66,6 +72,9 @@ class Imagined(Tool):
         self._replying = bool(self.tool.feed(token))
         self.calls, self.longest_walk = self.tool.calls, self.tool.longest_walk
         return ()
+
+    def modes(self) -> tuple[Mode, ...]:
+        return SILENT
 
     def ends_reply(self, token: str) -> bool:
         return self.tool.ends_reply(token)

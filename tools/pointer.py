@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
-from tools.base import END, Kind, Snapshot, Tool
+from tools.base import ASK, END, Kind, Mode, Snapshot, Tool
 
 LEFT, READ, RIGHT = -1, 0, 1
 _LETTERS = {LEFT: "L", RIGHT: "R", READ: "r"}
@@ -84,6 +84,9 @@ class PointerMemory(Tool):
             self._memory.append(token)
         else:
             self.overflowed = True
+
+    def modes(self) -> tuple[Mode, ...]:
+        return (Mode({token: ASK for token, (move, _) in self._commands.items() if move == READ}, otherwise=0),)
 
     def snapshot(self) -> Snapshot:
         return Snapshot(tuple(self._memory), {str(p + 1): cell for p, cell in enumerate(self._positions)})

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import ClassVar
 
-from tools.base import END, Kind, Snapshot, Tool
+from tools.base import ASK, END, Kind, Mode, Snapshot, Tool
 
 COMMAND, FIND, VALUE, RUN = "[COMMAND]", "find", "[VALUE]", "[RUN]"
 OBSERVATION, MORE, ERROR = "[OBSERVATION]", "[MORE]", "[ERR]"
@@ -120,6 +120,15 @@ class SearchMemory(Tool):
                 yield self._lines[number]
         if pattern in _grams(self._open, len(pattern)):
             yield tuple(self._open)
+
+    def modes(self) -> tuple[Mode, ...]:
+        """No command; after each token of a command's head; in its pattern."""
+        pattern = Mode(dict.fromkeys(_UNSEARCHABLE, ASK), otherwise=len(_HEAD) + 1)
+        head = (Mode({token: given}) for given, token in enumerate(_HEAD[1:], start=2))
+        return Mode({**dict.fromkeys(_COMMANDS, ASK), COMMAND: 1}, otherwise=0), *head, pattern, pattern
+
+    def mode(self) -> int:
+        return min(len(self._command), len(_HEAD) + 1)
 
     def ends_reply(self, token: str) -> bool:
         return token == END

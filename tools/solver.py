@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from tools.base import END, Kind, Snapshot, Tool
+from tools.base import ASK, END, Kind, Mode, Snapshot, Tool
 from tools.calculator import ERROR
 
 SOLVE = "[SOLVE]"
@@ -55,6 +55,9 @@ class Solver(Tool):
             return (ERROR, END)
         self._used = True
         return (*self._answer(self._prompt), END)
+
+    def modes(self) -> tuple[Mode, ...]:
+        return (Mode({SOLVE: ASK}, otherwise=0),)
 
     def ends_reply(self, token: str) -> bool:
         return token == END

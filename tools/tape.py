@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tools.base import END, Kind, Snapshot, Tool
+from tools.base import ASK, END, Kind, Mode, Snapshot, Tool
 
 READ, WRITE, LEFT, RIGHT = "[READ]", "[WRITE]", "[LEFT]", "[RIGHT]"
 OFFSETS = {LEFT: -1, RIGHT: 1}
@@ -31,51 +31,59 @@ class Tape(Tool):
         return (READ, WRITE, LEFT, RIGHT, END)
 
     def start(self, prompt: Sequence[str]) -> None:
-        self._cells = {cell: token for cell, token in enumerate(prompt) if token != END}
-        self._head = 0
-        self._writing = False
+        self.cells = {cell: token for cell, token in enumerate(prompt) if token != END}
+        """Written cell -> its token; the first one of the question is cell 0."""
+        self.head = 0
+        self.writing = False
+        """The next token is the symbol of a `[WRITE]`."""
         self._direction = self._walk = 0
         self.calls = self.longest_walk = 0
 
     def classify(self, token: str) -> Kind | None:
-        return "command" if self._writing or token in _COMMANDS else None
+        return "command" if self.writing or token in _COMMANDS else None
 
     def allows(self, token: str) -> bool:
-        return not (self._writing and token in _COMMANDS)
+        return not (self.writing and token in _COMMANDS)
 
     def feed(self, token: str) -> tuple[str, ...]:
-        if self._writing:
+        if self.writing:
             self._write(token)
         elif token == READ:
             self.calls += 1
-            return (self._cells.get(self._head, END),)
+            return (self.cells.get(self.head, END),)
         elif token == WRITE:
-            self._writing = True
+            self.writing = True
         elif token in OFFSETS:
             self._move(OFFSETS[token])
         return ()
 
     def _write(self, symbol: str) -> None:
-        self._writing = False
+        self.writing = False
         if symbol in _COMMANDS:
             return
         self.calls += 1
         if symbol == END:
-            self._cells.pop(self._head, None)
+            self.cells.pop(self.head, None)
         else:
-            self._cells[self._head] = symbol
+            self.cells[self.head] = symbol
 
     def _move(self, offset: int) -> None:
         self.calls += 1
-        self._head += offset
+        self.head += offset
         self._walk = self._walk + 1 if offset == self._direction else 1
         self._direction = offset
         if self._walk > self.longest_walk:
             self.longest_walk = self._walk
 
+    def modes(self) -> tuple[Mode, ...]:
+        return Mode({READ: ASK, WRITE: 1}, otherwise=0), Mode(otherwise=0)
+
+    def mode(self) -> int:
+        return int(self.writing)
+
     def snapshot(self) -> Snapshot:
         """The cells from the first to the last that is written or under the head."""
-        reached = {self._head, *self._cells}
+        reached = {self.head, *self.cells}
         first, last = min(reached), max(reached)
-        cells = tuple(self._cells.get(cell, END) for cell in range(first, last + 1))
-        return Snapshot(cells, {"1": self._head - first})
+        cells = tuple(self.cells.get(cell, END) for cell in range(first, last + 1))
+        return Snapshot(cells, {"1": self.head - first})

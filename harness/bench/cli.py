@@ -97,6 +97,56 @@ def rows(
 
 
 @app.command()
+def rollout(
+    architectures: Architectures = "mamba1,transformer",
+    size: Size = "paper",
+    rows: Annotated[str, typer.Option(help="Rows that decode side by side, with commas.")] = "1,256",
+    context: Annotated[int, typer.Option(min=1, help="Tokens each row has seen before.")] = 1000,
+    tune: Annotated[bool, typer.Option(help="Also other tiles of the fused kernels.")] = False,
+    digits: Annotated[
+        int, typer.Option(min=0, help="Length of the addition problems of whole rollouts; 0: none.")
+    ] = 200,
+    problems: Annotated[int, typer.Option(min=1, help="How many of them.")] = 100,
+    continued: Annotated[
+        int,
+        typer.Option(min=0, help="Length at which verify-then-continue is timed at three divergence rates; 0: not."),
+    ] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Steps the first model is trained for these.")] = 880,
+    learning_rate: Annotated[float, typer.Option(help="For that training.")] = 2e-3,
+    precision: Precision = "bf16",
+    repeats: Repeats = 3,
+) -> None:
+    """A step of decoding against its bandwidth bound, and whole rollouts against a plain loop."""
+    from harness.bench.rollout import bench_continuation, bench_steps, bench_whole
+    from harness.bench.rows import trained
+    from harness.bench.timing import finish
+    from harness.config import Cell, Train
+    from tasks.scenario import Scenario
+
+    names, kind = architectures.split(","), _precision(precision)
+    counts = [int(count) for count in rows.split(",")] if rows else []
+    result = bench_steps(names if counts else [], size, counts, context, kind, repeats, tune)
+    if digits or continued:
+        recipe = Train(steps=steps, learning_rate=learning_rate, max_length=5, batch=128)
+        scenario = Scenario("addition", "interactive")
+        model = trained(Cell(architecture=names[0], size=size, precision=kind, train=recipe))
+        if digits:
+            result["whole"] = bench_whole(model, scenario, digits, problems, kind)
+        if continued:
+            shares = ((0.02, 0.2), (0.3, 0.7), (0.9, 1.0))
+            result["continued"] = bench_continuation(model, scenario, continued, problems, kind, shares)
+    finish(result)
+
+
+def _precision(name: str) -> Any:
+    from harness.errors import UserError
+
+    if name not in ("float32", "bf16"):
+        raise UserError(f"--precision {name!r} is none of float32, bf16")
+    return name
+
+
+@app.command()
 def train(
     architectures: Architectures = "mamba1,mamba2,transformer,sliding,lstm,gru",
     size: Size = "paper",

@@ -27,14 +27,14 @@ def bench_rows(model: Any, scenario: Scenario, digits: int, count: int, precisio
     Noise is added to the weights until 20-80% of the problems diverge. The rule, fixed beforehand: rows are compared
     unless one of the two has a decision closer than NEAR_TIE; of continued rollouts likewise.
     """
-    noise, share = _roughened(model, scenario, digits, count, precision)
+    noise, share = roughened(model, scenario, digits, count, precision)
     settings = Evaluate(
         lengths=(digits,), problems=count, precision=precision, rollout_max=count, batch=count, replay=0
     )
     began = time.perf_counter()
-    verified = _rows(model, scenario, settings, count)
+    verified = rows_of(model, scenario, settings, count)
     verifying = time.perf_counter() - began
-    lived = _rows(model, scenario, settings.model_copy(update={"mode": "live"}), count)
+    lived = rows_of(model, scenario, settings.model_copy(update={"mode": "live"}), count)
     living = time.perf_counter() - began - verifying
     pairs = [(one, other) for one, other in zip(verified, lived, strict=True)]
     clear = [(one, other) for one, other in pairs if not (one["near_tie"] or other["near_tie"])]
@@ -71,8 +71,18 @@ def trained(cell: Cell) -> Any:
     return done.model.eval()
 
 
-def _roughened(model: Any, scenario: Scenario, digits: int, count: int, precision: Precision) -> tuple[float, float]:
-    """Add noise to the weights in place, as little or as much as makes WANTED of the problems diverge."""
+def roughened(
+    model: Any,
+    scenario: Scenario,
+    digits: int,
+    count: int,
+    precision: Precision,
+    wanted: tuple[float, float] = WANTED,
+) -> tuple[float, float]:
+    """Add noise to the weights in place, as little or as much as makes `wanted` of the problems diverge.
+
+    Returns the noise, relative to the mean of each tensor's absolute values, and the share that does.
+    """
     clean, low, high, noise, share = copy.deepcopy(model.state_dict()), 0.0, 1.0, 0.0, 0.0
     settings = Evaluate(lengths=(digits,), problems=count, precision=precision, rollout_max=0, batch=count, replay=0)
     for _ in range(TRIES):
@@ -82,15 +92,15 @@ def _roughened(model: Any, scenario: Scenario, digits: int, count: int, precisio
             for parameter in model.parameters():
                 drawn = torch.randn(parameter.shape, generator=generator, device=parameter.device)
                 parameter += noise * parameter.abs().mean() * drawn
-        share = sum(row["exact"] is False for row in _rows(model, scenario, settings, count)) / count
+        share = sum(row["exact"] is False for row in rows_of(model, scenario, settings, count)) / count
         print(f"relative noise {noise:.4g}: {share:.0%} diverge", flush=True)
-        if WANTED[0] <= share <= WANTED[1] or (share > WANTED[1] and noise == 0):
+        if wanted[0] <= share <= wanted[1] or (share > wanted[1] and noise == 0):
             break
-        low, high = (noise, high) if share < WANTED[0] else (low, noise)
+        low, high = (noise, high) if share < wanted[0] else (low, noise)
         noise = high / 8 if low == 0 else (low * high) ** 0.5
     return noise, share
 
 
-def _rows(model: Any, scenario: Scenario, settings: Evaluate, count: int) -> list[Row]:
+def rows_of(model: Any, scenario: Scenario, settings: Evaluate, count: int) -> list[Row]:
     [(_, rows)] = evaluate(model, scenario, [Point(settings.lengths[0], "random", 0, count)], settings, {})
     return rows

@@ -61,6 +61,41 @@ def _without_mask(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]))
 
 
+def attention_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    window: int | None = None,
+    slopes: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One token of every row, each at its own position, enters the caches and sees what they hold.
+
+    q: [B, heads, size]; k, v: [B, key heads, size]; position: int64 [B]; keys, values: float32 [B, key heads, capacity,
+    size], written in place: at the position, or with a window, which is then the capacity, at the position modulo it.
+    Returns [B, heads, size], and the caches.
+    """
+    rows = torch.arange(len(k), device=k.device)
+    slot = position if window is None else position % window
+    keys[rows, :, slot], values[rows, :, slot] = k.to(keys), v.to(values)
+    seen = position[:, None]
+    if window is None:
+        there, ahead = torch.arange(keys.shape[2], device=q.device)[None], int(position.max())
+    else:
+        there, ahead = held(position, window), window - 1
+    mixed = attention(q[:, :, None], keys, values, seen, there, ahead, window, slopes)
+    return mixed[:, :, 0], (keys, values)
+
+
+def held(last: Tensor, window: int) -> Tensor:
+    """The position at each entry of a rolling cache whose last token is at `last` (int64 [B]); negative where there is
+    none: int64 [B, window]."""
+    entries = torch.arange(window, device=last.device)
+    return last[:, None] - (last[:, None] - entries) % window
+
+
 def packed_attention(
     q: Tensor,
     k: Tensor,

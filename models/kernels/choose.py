@@ -23,11 +23,13 @@ from models.kernels.wkv7 import wkv7_step
 
 REFERENCES = {
     "attention": "models.kernels.attention:attention",
+    "attention_step": "models.kernels.attention:attention_step",
     "blocks": "models.kernels.fuse:plain",
     "causal_conv": "models.kernels.causal_conv:causal_conv",
     "decide": "models.kernels.decide:decide",
     "gated_delta": "models.kernels.gated_delta:gated_delta",
     "norm": "models.kernels.norm:forked_norm",
+    "mamba1_step": "models.kernels.selective_scan:no_fused_step",
     "mamba2": "models.kernels.mamba2:mamba2",
     "packed_attention": "models.kernels.attention:packed_attention",
     "rnn": "torch.nn:RNNBase",
@@ -116,7 +118,21 @@ def _blocks_example(device: torch.device) -> tuple[Any, ...]:
     return lambda x: x.sin() + 1, torch.ones(3, device=device)
 
 
+def _attention_step_example(device: torch.device) -> tuple[Any, ...]:
+    q, cache = torch.ones(1, 2, 16, device=device), torch.ones(1, 2, 8, 16, device=device)
+    return q, q, q, torch.ones(1, dtype=torch.int64, device=device), cache, cache.clone()
+
+
+def _mamba1_step_example(device: torch.device) -> tuple[Any, ...]:
+    from models.mamba1 import Mamba1, Mamba1Options
+
+    return Mamba1(5, Mamba1Options(d_model=32, layers=1)).to(device), 1, torch.bfloat16
+
+
 CANDIDATES: dict[str, tuple[Candidate, ...]] = {
+    "attention_step": (
+        Candidate("triton", "models.kernels.triton_attention_step:attention_step", _attention_step_example),
+    ),
     "blocks": (Candidate("inductor", "models.kernels.fuse:inductor", _blocks_example),),
     "causal_conv": (Candidate("triton", "models.kernels.triton_conv:causal_conv", _conv_example),),
     "decide": (Candidate("triton", "models.kernels.triton_decide:decide", _decide_example),),
@@ -124,6 +140,7 @@ CANDIDATES: dict[str, tuple[Candidate, ...]] = {
         Candidate("triton-forward", "models.kernels.triton_delta:gated_delta", _delta_example, offered=False),
         Candidate("fla", "models.kernels.vendor_fla:gated_delta", _delta_example, offered=False),
     ),
+    "mamba1_step": (Candidate("triton", "models.kernels.triton_mamba1_step:mamba1_step", _mamba1_step_example),),
     "mamba2": (Candidate("triton", "models.kernels.triton_mamba2:mamba2", _mamba2_example),),
     "norm": (Candidate("triton", "models.kernels.triton_norm:forked_norm", _norm_example),),
     "packed_attention": (
@@ -253,6 +270,11 @@ def packed_attention(q: Tensor, *arguments: Any, **named: Any) -> Tensor:
     return _MET[_met("packed_attention", q.device.type)](q, *arguments, **named)
 
 
+def attention_step(q: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Any]:
+    """See `models.kernels.attention`; updates the caches in place."""
+    return choice("attention_step", q.device.type).function(q, *arguments, **named)
+
+
 def causal_conv(x: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
     """See `models.kernels.causal_conv`."""
     return choice("causal_conv", x.device.type).function(x, *arguments, **named)
@@ -303,6 +325,7 @@ __all__ = [
     "PARTS",
     "REFERENCES",
     "attention",
+    "attention_step",
     "causal_conv",
     "check",
     "choice",

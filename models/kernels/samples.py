@@ -93,6 +93,17 @@ def _selective_step(draw: Draw) -> Iterator[Sample]:
     yield Sample("one token", (u, draw.steps(ROWS, CHANNELS), A, B, C, state), {}, False)
 
 
+def _attention_step(draw: Draw) -> Iterator[Sample]:
+    heads, size, window = 4, 24, 40
+    position = torch.tensor([0, 39, 75], device=draw.device)
+    q, k, v = (draw.normal(ROWS, some, size) for some in (heads, heads // 2, heads // 2))
+    for about, capacity, limit in (("everything", 80, None), ("a window", window, window)):
+        keys, values = (draw.normal(ROWS, heads // 2, capacity, size, wide=True) for _ in range(2))
+        slopes = torch.rand(heads, device=draw.device, generator=draw.generator)
+        yield Sample(about, (q, k, v, position, keys, values, limit, None), {}, False)
+        yield Sample(f"{about}, with slopes", (q, k, v, position, keys, values, limit, slopes), {}, False)
+
+
 def _ssd(draw: Draw) -> Iterator[Sample]:
     heads, size, entries = 4, 64, 128
 
@@ -162,6 +173,7 @@ def _norm(draw: Draw) -> Iterator[Sample]:
 
 
 SAMPLES: dict[str, Callable[[Draw], Iterator[Sample]]] = {
+    "attention_step": _attention_step,
     "causal_conv": _causal_conv,
     "decide": _decide,
     "gated_delta": _gated_delta,

@@ -85,6 +85,10 @@ def selective_step(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, st
     return torch.bmm(state, C[:, :, None]).squeeze(2), state
 
 
+def no_fused_step(model: Any, rows: int, dtype: torch.dtype) -> None:
+    """Stands for what fuses all of a Mamba-1's step: here its own operations run one by one."""
+
+
 class _SelectiveScan(torch.autograd.Function):
     """u, delta: [T, b, D]; B, C: [T, b, N]; A: [N, D]; state: [b, N, D]."""
 

@@ -135,17 +135,17 @@ def test_fixed_state_models_cost_the_same_at_every_length(architecture):
 @pytest.mark.parametrize(
     ("architecture", "operations"),
     [
-        ("mamba1", {"norm", "causal_conv", "selective_scan", "selective_step"}),
+        ("mamba1", {"norm", "causal_conv", "selective_scan", "selective_step", "mamba1_step"}),
         ("mamba2", {"norm", "mamba2", "causal_conv", "ssd"}),
         ("gated_deltanet", {"causal_conv", "gated_delta"}),
         ("rwkv7", {"wkv7"}),
-        ("transformer", {"attention", "packed_attention"}),
-        ("sliding", {"attention", "packed_attention"}),
+        ("transformer", {"attention", "attention_step", "packed_attention"}),
+        ("sliding", {"attention", "attention_step", "packed_attention"}),
         ("gru", {"rnn"}),
         ("lstm", {"rnn"}),
-        ("rmt", {"attention"}),
+        ("rmt", {"attention", "attention_step"}),
         ("lookup", set()),
-        ("hybrid", {"norm", "mamba2", "causal_conv", "ssd", "attention", "packed_attention"}),
+        ("hybrid", {"norm", "mamba2", "causal_conv", "ssd", "attention", "attention_step", "packed_attention"}),
     ],
 )
 def test_kernels_names_the_operations_a_model_uses(architecture, operations):

@@ -1,0 +1,343 @@
+"""`lengthwise bench rollout`: steps of decoding against the bandwidth they need, rollouts against a plain loop."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+
+from harness.bench.rows import roughened, rows_of
+from harness.bench.timing import machine, peaks, synchronise, table, timed
+from harness.config import Evaluate
+from harness.decide import NEAR_TIE, autocast, decide
+from harness.decoder import Decoder
+from harness.evaluate import agree, live
+from harness.evaluate import limit as budget_of
+from harness.rollout import Rollout, Start, from_question, roll_out
+from harness.train import default_device
+from models.base import SequenceModel
+from models.build import build
+from models.state import leaves
+from tasks.base import EOS, Problem
+from tasks.problems import problems as draw
+from tasks.scenario import Scenario
+from tools.batched import batched
+
+Precision = Literal["float32", "bf16"]
+REPLAYS = 4
+"""Windows of a run that is timed."""
+LOOP_STEPS = 200
+"""Steps of the plain loop that are timed; the rest is extrapolated."""
+
+
+def bench_steps(
+    architectures: Sequence[str],
+    size: str,
+    rows: Sequence[int],
+    context: int,
+    precision: Precision,
+    repeats: int,
+    tune: bool,
+) -> dict[str, Any]:
+    """Milliseconds of a whole step, tool and bookkeeping included, and the least that its bytes would take."""
+    device, scenario = default_device(), Scenario("addition", "interactive")
+    best = peaks(device)
+    results = []
+    for architecture in architectures:
+        model = build(architecture, size, len(scenario.vocabulary), seed=0).to(device).eval()
+        for count in rows:
+            try:
+                results.append(
+                    _step(model, architecture, scenario, count, context, precision, repeats, best.bytes, tune)
+                )
+            except torch.cuda.OutOfMemoryError as error:
+                results.append({"architecture": architecture, "rows": count, "error": str(error).splitlines()[0]})
+            print(results[-1], flush=True)
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        del model
+    print(f"copy: {best.bytes / 1e12:.2f} TB/s")
+    head = ("architecture", "rows", "tokens before", "ms a step", "bound", "reached", "tok/s")
+    table(head, [_line(result) for result in results])
+    return {"bench": "rollout", "machine": machine(device), "copy_bytes": best.bytes, "steps": results}
+
+
+def _line(result: dict[str, Any]) -> tuple[Any, ...]:
+    if "error" in result:
+        return result["architecture"], result["rows"], None, result["error"], None, None, None
+    reached = f"{result['bound_ms'] / result['ms']:.0%}"
+    rate = 1000 * result["rows"] / result["ms"]
+    return *(result[name] for name in ("architecture", "rows", "context", "ms", "bound_ms")), reached, rate
+
+
+@torch.inference_mode()
+def _step(
+    model: SequenceModel,
+    architecture: str,
+    scenario: Scenario,
+    rows: int,
+    context: int,
+    precision: Precision,
+    repeats: int,
+    bandwidth: float,
+    tune: bool,
+) -> dict[str, Any]:
+    length = context + (repeats + 2) * REPLAYS * 120
+    decoder = _busy(model, scenario, rows, context, length, precision)
+    ms = _milliseconds(decoder, repeats)
+    moved = bytes_of_a_step(model, rows, context, precision)
+    result = {
+        "architecture": architecture,
+        "rows": rows,
+        "context": context,
+        "ms": ms,
+        "bound_ms": 1000 * moved / bandwidth,
+        "bytes": moved,
+        "recorded": decoder._graph is not None,
+        "kernels": model.kernels(),
+    }
+    if tune and hasattr(decoder.decode, "tiles"):
+        result["tuned"] = _tuned(model, scenario, decoder, rows, length, precision)
+    return result
+
+
+def bytes_of_a_step(model: SequenceModel, rows: int, context: int, precision: Precision) -> float:
+    """What a step must read and write: weights once, a state of fixed size twice, of a cache what it holds once."""
+    weights = model.parameter_count() * (2 if precision == "bf16" else 4)
+    before, after = model.cost(context).state_bytes, model.cost(context + 1).state_bytes
+    return weights + rows * (2 * before if before == after else before)
+
+
+def _busy(
+    model: SequenceModel, scenario: Scenario, rows: int, context: int, length: int, precision: Precision
+) -> Decoder:
+    """A decoder all of whose rows have seen `context` random tokens and have far to go."""
+    device, names = model.device, scenario.vocabulary
+    tool = batched(scenario.make_tool(), names.ids, rows, length, device)
+    decoder = Decoder(model, tool, rows, length, len(names), names.ids[EOS], precision)
+    torch.manual_seed(0)
+    for tensor in leaves(decoder.state):
+        if tensor.is_floating_point():
+            tensor.normal_(std=0.1)
+        else:
+            tensor.fill_(context)
+    decoder.scores.normal_()
+    decoder.scores[:, names.ids[EOS]] = -torch.inf
+    decoder.left.fill_(1 << 40)
+    decoder.live.fill_(True)
+    # No row may end: what is fed is drawn, and the end of a trajectory is not among it.
+    decoder.eos = -1
+    return decoder
+
+
+def _milliseconds(decoder: Decoder, repeats: int) -> float:
+    def run() -> None:
+        for _ in range(REPLAYS):
+            decoder.run()
+
+    timing = timed(run, decoder.device, repeats)
+    return 1000 * timing.seconds / (REPLAYS * decoder.steps)
+
+
+def _tuned(
+    model: Any, scenario: Scenario, decoder: Decoder, rows: int, length: int, precision: Precision
+) -> list[dict[str, Any]]:
+    """Other tiles of the fused step, fastest first."""
+    from models.kernels.triton_mamba1_step import Mamba1Step
+
+    found = []
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    for lanes, tiles in _variants(model, rows):
+        try:
+            decoder.decode, decoder._graph = Mamba1Step(model, dtype, rows, lanes, tiles), None
+            found.append({"ms": _milliseconds(decoder, 1), "lanes": lanes, "tiles": vars(tiles)})
+        except Exception as error:  # tiles that do not fit a machine must not lose the others
+            found.append({"ms": float("inf"), "lanes": lanes, "tiles": vars(tiles), "error": str(error)[:200]})
+        print(found[-1], flush=True)
+    return sorted(found, key=lambda one: one["ms"])
+
+
+def _variants(model: Any, rows: int) -> Iterator[tuple[int, Any]]:
+    """One thing changed at a time, from the tiles that are taken by default."""
+    from models.kernels.triton_mamba1_step import blocks
+
+    width, inner = model.options.d_model, model.blocks[0].mixer.inner
+    for lanes in (1, 2, 4) if rows >= 64 else (1,):
+        base = blocks(-(-rows // lanes), width, inner)
+        high = base.enter[0]
+        changes: list[dict[str, Any]] = [{}, {"early": True}]
+        if lanes < 4:
+            changes += [{"enter": (high, *e)} for e in ((32, 64), (64, 128), (32, 128), (128, 64)) if rows > 16]
+            changes += [{"enter": (16, *e)} for e in ((16, 256), (32, 128), (32, 256)) if rows <= 16]
+            changes += [{"leave": e} for e in ((64, 32, 128), (32, 64, 128), (64, 64, 128), (32, 32, 64)) if rows > 16]
+            changes += [{"leave": e} for e in ((16, 32, 128), (16, 16, 256), (16, 16, 64)) if rows <= 16]
+            changes += [{"splits": 2}, {"splits": 4}, {"splits": 12}]
+            changes += [{"scan": (16, 32), "scan_warps": 8}, {"scan": (16, 16), "scan_warps": 8}, {"scan": (16, 8)}]
+            changes += [{"warps": 8}, {"stages": 3}, {"stages": 5}]
+        for change, early in itertools.product(changes, (False, True)):
+            if early and "early" in change:
+                continue
+            yield lanes, replace(base, **{"early": early, **change})
+
+
+def bench_whole(model: Any, scenario: Scenario, digits: int, count: int, precision: Precision) -> dict[str, Any]:
+    """Rollouts from the question on, by the engine and by a plain loop that asks the tools on the host."""
+    device = next(model.parameters()).device
+    settings = Evaluate(lengths=(digits,), problems=count, precision=precision)
+    drawn = draw(scenario.task, "evaluation", digits, count)
+    limits = [budget_of(len(scenario.encoded(problem).ids), settings) for problem in drawn]
+    engine, rollouts = _timed(lambda: roll_out(model, scenario, _starts(scenario, drawn, limits), precision), device)
+    engine, rollouts = _timed(lambda: roll_out(model, scenario, _starts(scenario, drawn, limits), precision), device)
+    most = max(len(rollout.ids) for rollout in rollouts)
+    short = draw(scenario.task, "evaluation", 9, 16)
+    near = [budget_of(len(scenario.encoded(problem).ids), settings) for problem in short]
+    same = _same(
+        roll_out(model, scenario, _starts(scenario, short, near), precision),
+        loop(model, scenario, _starts(scenario, short, near), precision)[0],
+        NEAR_TIE[precision],
+    )
+    _, step = loop(model, scenario, _starts(scenario, drawn, limits), precision, LOOP_STEPS)
+    result = {
+        "digits": digits,
+        "problems": count,
+        "tokens": sum(len(rollout.ids) for rollout in rollouts),
+        "finished": sum(rollout.ending == "finished" for rollout in rollouts),
+        "steps": most,
+        "seconds": engine,
+        "ms_a_step": 1000 * engine / most,
+        "loop_ms_a_step": 1000 * step,
+        "loop_seconds": step * most,
+        "times_as_fast": step * most / engine,
+        "rollouts_of_9_digits": same,
+    }
+    print(result, flush=True)
+    return result
+
+
+def _timed(run: Any, device: torch.device) -> tuple[float, Any]:
+    synchronise(device)
+    began = time.perf_counter()
+    made = run()
+    synchronise(device)
+    return time.perf_counter() - began, made
+
+
+def _starts(scenario: Scenario, drawn: Sequence[Problem], limits: Sequence[int]) -> list[Start]:
+    return [from_question(scenario, problem, limit) for problem, limit in zip(drawn, limits)]
+
+
+@torch.inference_mode()
+def loop(
+    model: Any, scenario: Scenario, starts: Sequence[Start], precision: Precision, most: int | None = None
+) -> tuple[list[Rollout], float]:
+    """The plain loop: a step, its decisions read, every tool asked, the next tokens sent. Also seconds a step."""
+    device, names = next(model.parameters()).device, scenario.vocabulary
+    rollouts = [Rollout() for _ in starts]
+    pending: list[list[int]] = [[] for _ in starts]
+    over = [False] * len(starts)
+    with autocast(device, precision):
+        state, logits = _questions(model, starts, device)
+        synchronise(device)
+        began, steps = time.perf_counter(), 0
+        while not all(over) and (most is None or steps < most):
+            best, margins = decide(logits)
+            tokens = []
+            for row, (chosen, margin) in enumerate(zip(best.tolist(), margins.tolist())):
+                if over[row]:
+                    tokens.append(0)
+                    continue
+                environment, rollout = starts[row].environment, rollouts[row]
+                if pending[row]:
+                    token, margin = pending[row].pop(0), float("nan")
+                else:
+                    token = chosen
+                    _, observation = environment.act(names.tokens[token])
+                    pending[row] += names.encode(observation).tolist()
+                rollout.ids.append(token)
+                rollout.margins.append(margin)
+                ended = environment.done or (environment.cut and not pending[row])
+                over[row] = ended or len(rollout.ids) >= starts[row].limit - starts[row].position
+                tokens.append(token)
+            logits, state = model.step(torch.tensor(tokens, device=device), state)
+            steps += 1
+        synchronise(device)
+        seconds = (time.perf_counter() - began) / max(1, steps)
+    for start, rollout in zip(starts, rollouts, strict=True):
+        environment, tool = start.environment, start.environment.tool
+        rollout.ending = "finished" if environment.done else "past_budget"
+        rollout.output, rollout.calls, rollout.longest_walk = list(environment.outcome), tool.calls, tool.longest_walk
+    return rollouts, seconds
+
+
+def _questions(model: Any, starts: Sequence[Start], device: torch.device) -> tuple[Any, torch.Tensor]:
+    """States and logits after the questions, one token after another."""
+    longest = max(len(start.tokens) for start in starts)
+    tokens = torch.zeros(len(starts), longest, dtype=torch.int64)
+    for row, start in enumerate(starts):
+        tokens[row, : len(start.tokens)] = torch.tensor(start.tokens)
+    lengths = torch.tensor([len(start.tokens) for start in starts], device=device)
+    logits, state = model(tokens.to(device), model.initial_state(len(starts), device), lengths)
+    return state, logits[torch.arange(len(starts), device=device), lengths - 1]
+
+
+def _same(ones: Sequence[Rollout], others: Sequence[Rollout], near: float) -> dict[str, int]:
+    """Of two sets of rollouts: how many came upon no near tie before they parted, and how many of those are equal."""
+    clear = equal = 0
+    for one, other in zip(ones, others, strict=True):
+        upto = next((at for at, (a, b) in enumerate(zip(one.ids, other.ids)) if a != b), len(one.ids))
+        margins = [m for rollout in (one, other) for m in rollout.margins[: upto + 1] if m == m]
+        if min(margins, default=near) >= near:
+            clear += 1
+            equal += one.ids == other.ids
+    return {"compared": clear, "equal": equal, "near_ties": len(ones) - clear}
+
+
+def bench_continuation(
+    model: Any, scenario: Scenario, digits: int, count: int, precision: Precision, wanted: Sequence[tuple[float, float]]
+) -> list[dict[str, Any]]:
+    """Verification with continuation of what diverged against live rollouts alone, at several shares of divergence."""
+    found = []
+    device = next(model.parameters()).device
+    clean = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for share_wanted in wanted:
+        model.load_state_dict(clean)
+        noise, share = roughened(model, scenario, digits, count, precision, share_wanted)
+        settings = Evaluate(
+            lengths=(digits,), problems=count, precision=precision, rollout_max=count, batch=count, replay=0
+        )
+        seconds = {}
+        none = settings.model_copy(update={"rollout_max": 0})
+        seconds["verification"], _ = _timed(lambda none=none: rows_of(model, scenario, none, count), device)
+        seconds["continued"], rows = _timed(lambda kept=settings: rows_of(model, scenario, kept, count), device)
+        lived = settings.model_copy(update={"mode": "live"})
+        seconds["live"], others = _timed(lambda lived=lived: rows_of(model, scenario, lived, count), device)
+        diverged = [row["index"] for row in rows if not row["exact"]]
+        drawn = draw(scenario.task, "evaluation", digits, count)
+        alone = [drawn[at] for at in diverged]
+        seconds["diverged live"], _ = (
+            _timed(lambda alone=alone, lived=lived: live(model, scenario, alone, lived), device) if alone else (0.0, [])
+        )
+        clear = [(a, b) for a, b in zip(rows, others) if not (a["near_tie"] or b["near_tie"])]
+        found.append(
+            {
+                "digits": digits,
+                "problems": count,
+                "noise": noise,
+                "diverged": len(diverged),
+                "share": share,
+                "seconds": seconds,
+                "of_verification_and_live": seconds["continued"]
+                / (seconds["verification"] + 1.15 * seconds["diverged live"]),
+                "compared": len(clear),
+                "equal": sum(agree(a, b) for a, b in clear),
+            }
+        )
+        print(found[-1], flush=True)
+    model.load_state_dict(clean)
+    return found
