@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -65,6 +64,9 @@ def bench_steps(
     print(f"copy: {best.bytes / 1e12:.2f} TB/s")
     head = ("architecture", "rows", "tokens before", "ms a step", "bound", "reached", "tok/s")
     table(head, [_line(result) for result in results])
+    for result in results:
+        for one in result.get("tuned", ())[:12]:
+            print(f"{result['rows']} rows, {one['lanes']} lanes: {one['ms']:.4f} ms {one['tiles']}")
     return {"bench": "rollout", "machine": machine(device), "copy_bytes": best.bytes, "steps": results}
 
 
@@ -168,10 +170,11 @@ def _variants(model: Any, rows: int) -> Iterator[tuple[int, Any]]:
     from models.kernels.triton_mamba1_step import blocks
 
     width, inner = model.options.d_model, model.blocks[0].mixer.inner
-    for lanes in (1, 2, 4) if rows >= 64 else (1,):
+    several = (1, 2, 4) if rows >= 64 else (1,)
+    for lanes in several:
         base = blocks(-(-rows // lanes), width, inner)
         high = base.enter[0]
-        changes: list[dict[str, Any]] = [{}, {"early": True}]
+        changes: list[dict[str, Any]] = [{}]
         if lanes < 4:
             changes += [{"enter": (high, *e)} for e in ((32, 64), (64, 128), (32, 128), (128, 64)) if rows > 16]
             changes += [{"enter": (16, *e)} for e in ((16, 256), (32, 128), (32, 256)) if rows <= 16]
@@ -180,10 +183,10 @@ def _variants(model: Any, rows: int) -> Iterator[tuple[int, Any]]:
             changes += [{"splits": 2}, {"splits": 4}, {"splits": 12}]
             changes += [{"scan": (16, 32), "scan_warps": 8}, {"scan": (16, 16), "scan_warps": 8}, {"scan": (16, 8)}]
             changes += [{"warps": 8}, {"stages": 3}, {"stages": 5}]
-        for change, early in itertools.product(changes, (False, True)):
-            if early and "early" in change:
-                continue
-            yield lanes, replace(base, **{"early": early, **change})
+        for change in changes:
+            yield lanes, replace(base, **change)
+    for lanes in several:
+        yield lanes, replace(blocks(-(-rows // lanes), width, inner), early=True)
 
 
 def bench_whole(model: Any, scenario: Scenario, digits: int, count: int, precision: Precision) -> dict[str, Any]:
