@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from reports import wording
+from reports.marks import AGAINST, marks
 from reports.markup import Markup, element, folded, table
 from reports.pairs import Pair, probability, said
 from reports.parts import architecture, note, part, section
@@ -72,7 +73,8 @@ def _panel(view: View, facet: Facet, own: list[Pair]) -> Markup:
 
 def _table(view: View, own: list[Pair]) -> Markup:
     head = ["First", "Second", "Runs", "Median reach", "Ahead", "p", "p, corrected", "First reaches"]
-    return table(head, [_line(view, pair) for pair in own], "numbers verdicts")
+    whose = [marks({"architecture": pair.first[0], AGAINST: pair.second[0]}) for pair in own]
+    return table(head, [_line(view, pair) for pair in own], "numbers verdicts", whose)
 
 
 def _line(view: View, pair: Pair) -> list[object]:

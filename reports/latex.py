@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
     column: Column
     runs: list[Run]
-    """The seeds that count: those that fit and were tested, and failed ones."""
+    """The seeds that count: those that fit and were tested, and failed ones; of each its first replicate."""
     absent: str
     """What stands there when none does."""
 
@@ -89,7 +89,8 @@ def _entry(view: View, own: pl.DataFrame, column: Column) -> Entry:
     cells = column.facet.of(own)
     points = column.facet.of(view.points).filter(pl.col("stress") == column.stress)
     runs = []
-    for cell, status in cells.filter(~pl.col("unfit")).sort("seed", "replicate").select("cell", "status").iter_rows():
+    fit = cells.filter(aggregate.first_replicate() & ~pl.col("unfit"))
+    for cell, status in fit.sort("seed").select("cell", "status").iter_rows():
         tested = points.filter(pl.col("cell") == cell).sort("length")
         if tested.height or status == "failed":
             runs.append(Run(tested["length"].to_list(), tested["accuracy"].to_list()))

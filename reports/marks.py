@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 FILTERS = ("task", "setting", "architecture", "seed")
+AGAINST = "against"
+"""A second architecture: what compares two is hidden with either."""
 
 
 def about(line: Mapping[str, Any]) -> dict[str, str]:
     """The filtered values a line has, as texts: the `meta` of a trace."""
-    return {name: str(line[name]) for name in FILTERS if line.get(name) is not None}
+    return {name: str(line[name]) for name in (*FILTERS, AGAINST) if line.get(name) is not None}
 
 
 def marks(line: Mapping[str, Any]) -> dict[str, object]:

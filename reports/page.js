@@ -96,7 +96,8 @@ const sizes = new ResizeObserver((entries) => {
 // What is hidden stands in the address, so that a view can be passed on; what a later report adds is then shown.
 
 const hidden = Object.fromEntries(FILTERS.map((name) => [name, new Set()]));
-const hides = (about) => FILTERS.some((name) => about?.[name] !== undefined && hidden[name].has(about[name]));
+const hides = (about) =>
+  FILTERS.some((name) => hidden[name].has(about?.[name])) || hidden.architecture.has(about?.against); // it compares two
 const controls = all("[data-filter]");
 const marked = all(FILTERS.map((name) => `[data-${name}]`).join());
 

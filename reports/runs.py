@@ -18,10 +18,10 @@ Curve = dict[int, float]
 def counted(cells: pl.DataFrame, unfit: bool = False) -> pl.DataFrame:
     """The cells that claims about seeds rest on: those that are done or failed, of each seed its first replicate.
 
-    Unfit ones only on demand: they did not learn their training lengths, so they say nothing of longer ones.
+    Unfit ones only on demand: they did not learn their training lengths, so they say nothing of longer ones. A later
+    replicate never stands in for a first one that does not count.
     """
-    over = cells.filter(pl.col("status").is_in(["done", "failed"]) & (~pl.col("unfit") | unfit))
-    return over.filter(first_replicate())
+    return cells.filter(first_replicate() & pl.col("status").is_in(["done", "failed"]) & (~pl.col("unfit") | unfit))
 
 
 def curves(cells: pl.DataFrame, random: pl.DataFrame) -> list[Curve]:

@@ -77,15 +77,15 @@ def _fresh(line: dict[str, Any] | None) -> Markup | str:
 
 
 def _paper(view: View, own: pl.DataFrame) -> Markup | str:
-    """The paper's measure for the best seed, with the count and interval it leaves out."""
-    fit = own.filter(~pl.col("unfit") & (pl.col("tested") > 0))
-    if fit.is_empty():
+    """The paper's measure for the best seed, with the count and interval it leaves out. Failed seeds count."""
+    tested, failed = pl.col("tested") > 0, pl.col("status") == "failed"
+    seeds = own.filter(aggregate.first_replicate() & ~pl.col("unfit") & (tested | failed))
+    if seeds.filter(tested).is_empty():
         return wording.NONE
-    best = fit.sort("paper_length", "paper_accuracy", descending=True, nulls_last=True).row(0, named=True)
-    seeds = f"best of {wording.plural(fit.height, 'seed')}"
+    best = seeds.sort("paper_length", "paper_accuracy", descending=True, nulls_last=True).row(0, named=True)
     at = view.random.filter((pl.col("cell") == best["cell"]) & (pl.col("length") == best["paper_length"]))
     text = statistics.paper_cell(best["max_length"], at["length"].to_list(), at["accuracy"].to_list())
     counts = [
         f"{k}/{of} [{wording.span(low, high)}]" for k, of, low, high in at.select("k", "of", "low", "high").iter_rows()
     ]
-    return fragment(text, element("small", ", ".join([*counts, seeds])))
+    return fragment(text, element("small", ", ".join([*counts, f"best of {wording.plural(seeds.height, 'seed')}"])))

@@ -39,8 +39,8 @@ class Furthest:
 
 
 def furthest(view: View, facet: Facet) -> Furthest | None:
-    """None while no fit cell of the panel has a result. Failed cells count as seeds that reach nothing."""
-    counted = facet.of(view.cells).filter(~pl.col("unfit"))
+    """None while no fit cell of the panel has a result. Failed cells are seeds that reach nothing, replicates none."""
+    counted = facet.of(view.cells).filter(aggregate.first_replicate() & ~pl.col("unfit"))
     counted = counted.filter(pl.col("reach_low").is_not_null() | (pl.col("status") == "failed"))
     reaches = counted["reach_low"].drop_nulls().to_list()
     if not reaches:

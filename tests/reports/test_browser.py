@@ -7,7 +7,9 @@ import time
 
 import pytest
 
+from reports.page import render
 from tests.reports.chromium import complaints, drawn
+from tests.reports.test_pairs import study
 
 pytestmark = pytest.mark.browser
 
@@ -222,3 +224,14 @@ def test_the_tables_are_saved_as_plain_csv(opened, tmp_path):
         time.sleep(0.1)
     assert saved[0].name == "points.csv"
     assert saved[0].read_text().startswith("cell,")
+
+
+def test_a_comparison_goes_with_either_of_its_architectures(browser, tmp_path):
+    view = study({"gru": [0, 4, 8, 4, 8], "lstm": [4, 8, 4, 8, 8], "mamba1": [16] * 5})
+    (tmp_path / "report.html").write_text(render(view.data), encoding="utf-8")
+    browser.get((tmp_path / "report.html").as_uri())
+    shown = "return [...document.querySelectorAll('#comparisons tbody tr')].filter(r => r.checkVisibility()).length"
+    assert browser.execute_script(shown) == 3
+    for hidden, left in (("gru", 1), ("mamba1", 0)):
+        browser.execute_script("document.querySelector(`button[value=${arguments[0]}]`).click()", hidden)
+        assert browser.execute_script(shown) == left

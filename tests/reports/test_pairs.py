@@ -7,10 +7,14 @@ import json
 import pytest
 
 from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS
+from reports import latex
 from reports.comparisons import comparisons, decided
 from reports.data import ReportData, frame
-from reports.runs import contrast
+from reports.runs import contrast, counted
+from reports.summary import summary
+from reports.verdict import furthest
 from reports.view import View
+from tests.reports.test_page import Page
 
 LENGTHS = (4, 8, 16)
 
@@ -62,6 +66,31 @@ def test_failed_runs_reach_nothing_unfit_waiting_and_replicated_ones_do_not_coun
     [[pair]] = study({"gru": [8, 16, 16, 16, None], "lstm": [4, 4]}, **more).pairs.values()
     assert (pair.first[0], pair.second[0]) == ("lstm", "gru")
     assert (pair.contrast.first, pair.contrast.second) == ([4, 4], [0, 8])
+
+
+def test_a_replicate_is_no_seed_and_a_failed_run_is_one_wherever_seeds_are_counted():
+    again = {"gru-1": {"seed": 0, "replicate": 1}}
+    view = study({"gru": [8, 16, None], "lstm": [4, 4, 4]}, **again)
+    best = furthest(view, view.facets[0])
+    assert (best.low, best.holders, best.seeds) == (8, [("gru", 1, 2)], 5)
+    text = Page(summary(view)).text
+    assert "4 → 8 (100%) 3/3 [29–100%], best of 2 seeds" in text
+    table = latex.tables(view)
+    assert r"gru & 8, failed \\" in table
+    assert r"gru & $4 \to 8$ (100\%) [2] \\" in table
+    [[pair]] = view.pairs.values()
+    assert (pair.second[0], pair.contrast.second) == ("gru", [0, 8])
+
+
+def test_a_replicate_does_not_stand_in_for_a_seed_that_does_not_count():
+    again = {"gru-0": {"fit": False}, "gru-1": {"seed": 0, "replicate": 1}}
+    view = study({"gru": [8, 16, 4]}, **again)
+    assert counted(view.cells)["cell"].to_list() == ["gru-2"]
+
+
+def test_a_comparison_is_about_two_architectures_and_the_filters_know():
+    view = study({"gru": [0, 4, 8, 4, 8], "mamba1": [16] * 5})
+    assert '<tr data-architecture="mamba1" data-against="gru">' in comparisons(view)
 
 
 def test_reaches_are_compared_at_the_lengths_both_were_tested_at():
