@@ -138,6 +138,21 @@ def rollout(
     finish(result)
 
 
+@app.command()
+def pack(
+    architectures: Architectures = "gru,mamba1",
+    size: Size = "tiny",
+    cells: Annotated[int, typer.Option(min=2, help="Cells, and processes at a time.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each.")] = 600,
+    batch: Annotated[int, typer.Option(min=1, help="Problems per step.")] = 32,
+) -> None:
+    """Small cells trained one after another on a GPU against several at a time."""
+    from harness.bench.pack import bench_pack
+    from harness.bench.timing import finish
+
+    finish(bench_pack(architectures.split(","), size, cells, steps, batch))
+
+
 def _precision(name: str) -> Any:
     from harness.errors import UserError
 
