@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.batches import IGNORED, Batch, Interleaved, Packed, Part, Trajectory, interleave, pack, split
+from harness.batches import IGNORED, Batch, Envelope, Interleaved, Packed, Part, Trajectory, interleave, pack, split
 from harness.config import Cell
 from harness.decide import autocast
 from harness.errors import Diverged
@@ -130,6 +130,8 @@ class GpuStepper:
         self.graphs: dict[tuple[int, ...], _Graph] = {}
         self.seen: Counter[tuple[int, ...]] = Counter()
         self.most = MOST_GRAPHS if graphs else 0
+        # Not the same after resuming, and with it the last bits of a step.
+        self.envelope = Envelope() if graphs and not cell.deterministic else None
         self.pool = torch.cuda.graph_pool_handle()
         with torch.cuda.stream(self.stream):
             self.rate = torch.zeros((), device=self.device)
@@ -144,18 +146,18 @@ class GpuStepper:
     def batch(self, rows: Sequence[Trajectory]) -> AnyBatch:
         if self.model.packs:
             return pack(rows)
-        return interleave(rows) if self.model.interleaves else split(rows)
+        if not self.model.interleaves:
+            return split(rows)
+        batch = interleave(rows)
+        return batch if self.envelope is None else self.envelope.around(batch)
 
     def step(self, batch: AnyBatch, rate: float) -> None:
         with torch.cuda.stream(self.stream):
             self.rate.fill_(rate)
-            if isinstance(batch, Packed):
-                self._packed(batch)
-            elif isinstance(batch, Interleaved):
-                tokens, targets = (self._sent(tensor) for tensor in (batch.tokens, batch.targets))
-                self._whole(lambda: self._loss(self.model.interleaved(tokens, batch.sizes), targets))
-            else:
+            if isinstance(batch, Batch):
                 self._parts(batch)
+            else:
+                self._one(batch)
 
     def check(self) -> tuple[float, float]:
         with torch.cuda.stream(self.stream):
@@ -176,30 +178,35 @@ class GpuStepper:
         self.optimiser.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
 
-    def _packed(self, batch: Packed) -> None:
-        arrays = (batch.tokens, batch.targets, batch.offsets)
-        captured = self.graphs.get(batch.shape)
-        if captured is None and self.seen[batch.shape] >= WARM and len(self.graphs) < self.most:
-            captured = self.graphs[batch.shape] = self._capture(batch)
+    def _one(self, batch: Packed | Interleaved) -> None:
+        """A step in one piece, through a graph where batches of its shape come again."""
+        arrays, shape = self._arrays(batch), batch.shape
+        captured = self.graphs.get(shape) if shape else None
+        if shape and captured is None and self.seen[shape] >= WARM and len(self.graphs) < self.most:
+            captured = self.graphs[shape] = self._capture(batch)
         if captured is not None:
             for mine, tensor in zip(captured.inputs, arrays, strict=True):
                 mine.copy_(tensor.pin_memory(), non_blocking=True)
             captured.graph.replay()
             return
-        self.seen[batch.shape] += 1
-        tokens, targets, offsets = (self._sent(tensor) for tensor in arrays)
-        self._whole(lambda: self._loss(self.model.packed(tokens, offsets, batch.longest), targets))
+        if shape:
+            self.seen[shape] += 1
+        inputs = tuple(self._sent(tensor) for tensor in arrays)
+        self._whole(lambda: self._loss(batch, inputs))
 
-    def _capture(self, batch: Packed) -> _Graph:
+    def _capture(self, batch: Packed | Interleaved) -> _Graph:
         """The step as a graph; nothing runs yet. The gradients live in the graphs' common memory, and in no step."""
-        inputs = tokens, targets, offsets = tuple(
-            self._sent(tensor) for tensor in (batch.tokens, batch.targets, batch.offsets)
-        )
+        inputs = tuple(self._sent(tensor) for tensor in self._arrays(batch))
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            self._whole(lambda: self._loss(self.model.packed(tokens, offsets, batch.longest), targets))
+            self._whole(lambda: self._loss(batch, inputs))
         return _Graph(graph, inputs)
+
+    @staticmethod
+    def _arrays(batch: Packed | Interleaved) -> tuple[Tensor, ...]:
+        """What differs between batches of a shape."""
+        return (batch.tokens, batch.targets, *((batch.offsets,) if isinstance(batch, Packed) else ()))
 
     def _parts(self, batch: Batch) -> None:
         own = batch.own
@@ -228,7 +235,12 @@ class GpuStepper:
         self.health += (self.loss + self.norm) * 0
         self.optimiser.step()
 
-    def _loss(self, features: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, batch: Packed | Interleaved, inputs: tuple[Tensor, ...]) -> Tensor:
+        tokens, targets = inputs[:2]
+        if isinstance(batch, Packed):
+            features = self.model.packed(tokens, inputs[2], batch.longest)
+        else:
+            features = self.model.interleaved(tokens, batch.sizes)
         return cross_entropy(self.model.head(features).float(), targets, ignore_index=IGNORED)
 
     def _sent(self, tensor: Tensor) -> Tensor:

@@ -13,6 +13,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from models.base import Cost, Options, SequenceModel
 from models.kernels.choose import decide
 
+# Products of float32 are of float32: cuDNN would otherwise take the tensor cores' shorter factors for its recurrences,
+# and one token at a time would differ from many at once in the fourth digit.
+torch.backends.cudnn.allow_tf32 = False
+
 LONGEST = 1 << 15
 """Tokens cuDNN is given at once: it refuses some longer sequences."""
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from harness.batches import IGNORED, ROWS_OF_A_PART, cheapest, collate, interleave, pack, split, stable
+from harness.batches import IGNORED, ROWS_OF_A_PART, Envelope, cheapest, collate, interleave, pack, split, stable
 from harness.stream import Row, Source, steps
 from models.build import build
 
@@ -88,6 +88,46 @@ def test_interleaved_rows_go_time_by_time(rows):
         here = list(zip(batch.tokens[at : at + size].tolist(), batch.targets[at : at + size].tolist()))
         assert here == [pairs(row)[time] for row in ordered[:size]]
         at += size
+
+
+def test_most_interleaved_batches_are_padded_to_the_same_sizes():
+    envelope = Envelope()
+    batches = [interleave(rows) for rows in islice(steps(Source("addition", "interactive", 5, 0, 128)), 128)]
+    padded = [envelope.around(batch) for batch in batches]
+    assert all(one is other for one, other in zip(batches, padded[: Envelope.BATCHES]))
+    later = padded[Envelope.BATCHES :]
+    common = [batch for batch in later if batch.shape]
+    assert len(common) / len(later) > 0.6
+    assert all(torch.equal(batch.sizes, common[0].sizes) for batch in common)
+    assert sum(batch.real for batch in common) / sum(batch.real + batch.padding for batch in common) > 0.9
+    for before, after in zip(batches, padded):
+        assert after.own == int((after.targets >= 0).sum()) == before.own
+        assert after.real + after.padding - 128 == len(after.tokens) == int(after.sizes.sum())
+
+
+def test_a_batch_that_sticks_out_is_left_as_it_is(rows, monkeypatch):
+    monkeypatch.setattr(Envelope, "BATCHES", 1)
+    envelope = Envelope()
+    envelope.around(interleave(rows[:16]))
+    assert envelope.around(interleave(rows[:16])).shape
+    many = interleave(rows)
+    assert envelope.around(many) is many
+
+
+def test_a_padded_interleaved_batch_gives_the_same_loss_and_gradient(rows, monkeypatch):
+    monkeypatch.setattr(Envelope, "BATCHES", 1)
+    model, envelope, batch = build("gru", "tiny", 64, seed=0), Envelope(), interleave(rows)
+    envelope.around(batch)
+    padded = envelope.around(batch)
+    assert padded.padding > 0
+    losses = [
+        cross_entropy(model.head(model.interleaved(one.tokens, one.sizes)), one.targets, ignore_index=IGNORED)
+        for one in (batch, padded)
+    ]
+    mine, theirs = (torch.autograd.grad(loss, list(model.parameters())) for loss in losses)
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
+    for one, other in zip(mine, theirs):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["transformer", "sliding", "mamba1", "mamba2", "hybrid", "lstm", "gru"])
