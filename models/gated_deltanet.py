@@ -97,6 +97,7 @@ class GatedDeltaNet(Backbone):
 
     sizes = {
         "tiny": GatedDeltaNetOptions(d_model=96, layers=2, heads=2, head_size=32, mlp=96),
+        "small": GatedDeltaNetOptions(d_model=256, layers=8, heads=4, head_size=48, mlp=320),
         # The original's mixer, its MLP narrower (the original's 2048 would make 198M parameters of 24 layers): 114M.
         "paper": GatedDeltaNetOptions(d_model=768, layers=24, heads=9, head_size=64, mlp=512),
     }

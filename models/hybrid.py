@@ -82,6 +82,7 @@ class Hybrid(Backbone):
     revision = 2  # as Mamba-1's
     sizes = {
         "tiny": HybridOptions(d_model=64, layers=4, heads=4, mlp=128, window=64, d_state=32, head_size=32),
+        "small": HybridOptions(d_model=256, layers=10, heads=4, mlp=640, window=512),
         # The paper states no size for its hybrid: 16 Mamba-2 and 5 attention layers come closest to its Mamba's 90.6M.
         "paper": HybridOptions(d_model=768, layers=21, heads=8, mlp=1536, window=512),
     }

@@ -40,6 +40,7 @@ class Lookup(SequenceModel):
     learns: ClassVar[Literal["gradients", "reading"]] = "reading"
     sizes: ClassVar[Mapping[str, LookupOptions]] = {
         "tiny": LookupOptions(contexts=4_096),
+        "small": LookupOptions(contexts=16_384),
         "paper": LookupOptions(contexts=65_536),
     }
 

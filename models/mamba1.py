@@ -111,6 +111,7 @@ class Mamba1(Backbone):
     revision = 2  # the bias of the steps is added in float32
     sizes = {
         "tiny": Mamba1Options(d_model=64, layers=2, d_state=8),
+        "small": Mamba1Options(d_model=256, layers=12),
         "paper": Mamba1Options(d_model=768, layers=24),
     }
 

@@ -94,6 +94,7 @@ class Mamba2(Backbone):
 
     sizes = {
         "tiny": Mamba2Options(d_model=96, layers=2, d_state=16, head_size=32),
+        "small": Mamba2Options(d_model=256, layers=12),
         "paper": Mamba2Options(d_model=768, layers=24),
     }
 

@@ -127,7 +127,11 @@ class LSTM(Recurrent):
     """LSTM, stacked; its state has a fixed size."""
 
     kind, parts = nn.LSTM, 2
-    sizes = {"tiny": RecurrentOptions(d_model=160, layers=1), "paper": RecurrentOptions(d_model=1536, layers=4)}
+    sizes = {
+        "tiny": RecurrentOptions(d_model=160, layers=1),
+        "small": RecurrentOptions(d_model=568, layers=2),
+        "paper": RecurrentOptions(d_model=1536, layers=4),
+    }
 
     def _cell(self, x: Tensor, before: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return torch.lstm_cell(x, before, *weights)
@@ -137,7 +141,11 @@ class GRU(Recurrent):
     """GRU, stacked; its state has a fixed size."""
 
     kind, parts = nn.GRU, 1
-    sizes = {"tiny": RecurrentOptions(d_model=192, layers=1), "paper": RecurrentOptions(d_model=1536, layers=4)}
+    sizes = {
+        "tiny": RecurrentOptions(d_model=192, layers=1),
+        "small": RecurrentOptions(d_model=656, layers=2),
+        "paper": RecurrentOptions(d_model=1536, layers=4),
+    }
 
     def _cell(self, x: Tensor, before: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return (torch.gru_cell(x, before[0], *weights),)

@@ -74,6 +74,7 @@ class RecurrentMemoryTransformer(Backbone):
     packs = False
     sizes = {
         "tiny": RecurrentMemoryOptions(d_model=96, layers=3, heads=4, mlp=192, segment=32, memory=8),
+        "small": RecurrentMemoryOptions(d_model=256, layers=10, heads=4, mlp=512),
         # The paper states no size for it: 19 layers of its Transformer come closest to its Mamba's 90.6M.
         "paper": RecurrentMemoryOptions(d_model=768, layers=19, heads=8, mlp=1536),
     }

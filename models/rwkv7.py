@@ -192,6 +192,7 @@ class Rwkv7(Backbone):
 
     sizes = {
         "tiny": Rwkv7Options(d_model=64, layers=2, mlp=128, head_size=32),
+        "small": Rwkv7Options(d_model=256, layers=8, mlp=640),
         # The original's channel mix of 4 * 768 would make 181M parameters of 24 layers; this one 124M.
         "paper": Rwkv7Options(d_model=768, layers=24, mlp=1536),
     }

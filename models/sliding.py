@@ -79,6 +79,7 @@ class SlidingTransformer(Backbone):
 
     sizes = {
         "tiny": SlidingOptions(d_model=96, layers=3, heads=4, kv_heads=4, mlp=128, window=64),
+        "small": SlidingOptions(d_model=256, layers=8, heads=4, kv_heads=4, mlp=512, window=512),
         "paper": SlidingOptions(d_model=768, layers=8, heads=8, kv_heads=8, mlp=1536, window=512),
     }
 

@@ -82,6 +82,7 @@ class Transformer(Backbone):
 
     sizes = {
         "tiny": TransformerOptions(d_model=96, layers=3, heads=4, mlp=192),
+        "small": TransformerOptions(d_model=256, layers=10, heads=4, mlp=512),
         "paper": TransformerOptions(d_model=768, layers=24, heads=8, mlp=1536),
     }
 

@@ -76,6 +76,11 @@ def test_hybrid_and_recurrent_memory_are_as_large_as_the_mamba():
     assert others == pytest.approx([mamba] * 2, rel=0.02)
 
 
+def test_small_models_are_of_one_size():
+    counts = [build(name, "small", V, device="meta").parameter_count() for name in ARCHITECTURES if name != "lookup"]
+    assert counts == pytest.approx([5.3e6] * len(counts), rel=0.06)
+
+
 # What the counter sees beside what is stated: it counts matrix products only, so elementwise work of the scans, the
 # convolutions and the gates stays out; the share is stated per architecture.
 UNCOUNTED = {
