@@ -164,9 +164,9 @@ class Envelope:
         self.seen.clear()
 
 
-def split(rows: Sequence[Trajectory]) -> Batch:
+def split(rows: Sequence[Trajectory], pieces: int = 1) -> Batch:
     """Rows as one batch, its parts cut from the rows sorted by length: equal ones, or, where much of those would be
-    padding, the cheapest ones."""
+    padding, the cheapest ones; then each into so many `pieces`."""
     ordered = sorted(rows, key=len)
     lengths = [len(row) for row in ordered]
     parts = max(1, min(PARTS, len(rows) // SMALLEST_PART))
@@ -174,7 +174,8 @@ def split(rows: Sequence[Trajectory]) -> Batch:
     padded = sum((end - begin) * lengths[end - 1] for begin, end in pairwise(cuts))
     if sum(lengths) < (1 - UNEVEN) * padded:
         cuts = cheapest(lengths)
-    return Batch([collate(ordered[begin:end]) for begin, end in pairwise(cuts)])
+    finer = {begin + (end - begin) * at // pieces for begin, end in pairwise(cuts) for at in range(pieces + 1)}
+    return Batch([collate(ordered[begin:end]) for begin, end in pairwise(sorted(finer))])
 
 
 def cheapest(lengths: Sequence[int]) -> list[int]:

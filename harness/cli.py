@@ -31,10 +31,15 @@ app.add_typer(mlflow_app, name="mlflow")
 app.add_typer(bench_app, name="bench")
 
 GridArgument = Annotated[str, typer.Argument(help="A grid file, or the name of a shipped one (demo).")]
+
 StoreOption = Annotated[
     str, typer.Option(help="Folder or URL (s3://, gs://) of the results.", envvar="LENGTHWISE_STORE")
 ]
 SetOption = Annotated[list[str], typer.Option("--set", help="key=value on top of the grid file; may be repeated.")]
+
+HoursOption = Annotated[
+    float | None, typer.Option(min=0, help="Refuse a grid that would take more, by speeds that were measured.")
+]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 WIDE = 160
@@ -76,12 +81,14 @@ def run(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; left out, one is started here.")] = None,
     mlflow: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
     preflight: Annotated[bool, typer.Option(help="First look whether all nodes reach the store and MLflow.")] = False,
+    max_gpu_hours: HoursOption = None,
 ) -> None:
     """Train and evaluate what the store does not have yet, then write the report. Run it again to go on."""
     from harness.driver import refuse_relative_store
 
     refuse_relative_store(store)
     loaded = _load(grid, sets)
+    _refuse(loaded, store, max_gpu_hours)
     if not preflight:
         _run(loaded, store, address, mlflow)
         return
@@ -99,8 +106,9 @@ def _run(loaded: Grid, store: str, address: str | None, mlflow: bool) -> None:
 
     from harness.collect import report_data
     from harness.driver import run_grid
+    from harness.finished import finish, stands
     from harness.search import chosen
-    from harness.tracking import Tracker
+    from harness.tracking import Tracker, tracking_uri
     from reports.view import View
 
     opened = _open(store, create=True)
@@ -108,6 +116,12 @@ def _run(loaded: Grid, store: str, address: str | None, mlflow: bool) -> None:
     console = Console()
     undecided = _searched(loaded, opened, address, console)
     loaded = chosen(loaded, opened)
+    uri = tracking_uri(None, opened) if mlflow else None
+    report = f"grids/{loaded.file.name}/report.html"
+    if not undecided and opened.exists(report) and stands(loaded, opened, uri):
+        console.print(f"all {len(loaded.cells)} cells are done already, and nothing has changed since the report")
+        console.print(f"report: {opened.url}/{report}", soft_wrap=True, markup=False)
+        return
     tracker = Tracker(None, opened) if mlflow else None
     try:
         outcome = run_grid(loaded, opened, address=address, tracker=tracker, console=console)
@@ -120,6 +134,8 @@ def _run(loaded: Grid, store: str, address: str | None, mlflow: bool) -> None:
         if tracker is not None:
             tracker.close()
     console.print(f"report: {where}", soft_wrap=True, markup=False)
+    if not (outcome.stopped or outcome.failed or undecided):
+        finish(loaded, opened, uri if tracker is not None and tracker.complete else None)
     if outcome.stopped:
         console.print("stopped; the same command goes on where this one ended")
         sys.exit(INTERRUPTED)
@@ -166,6 +182,7 @@ def submit(
     name: Annotated[str, typer.Option(help="The job's id; left out, the grid's name and the time.")] = "",
     allow_open: Annotated[bool, typer.Option(help="Also to a cluster that takes jobs from anybody.")] = False,
     wait: Annotated[bool, typer.Option(help="Follow the job and exit with its status.")] = True,
+    max_gpu_hours: HoursOption = None,
 ) -> None:
     """Run a grid as a job of a Ray cluster: check what usually breaks, send it, follow it, exit with its status."""
     from harness.submit import Job
@@ -174,7 +191,7 @@ def submit(
     def say(text: str) -> None:
         typer.echo(text, err=True)
 
-    job = send(Job(_load(grid, sets), store, folder, mlflow, name), address, say, allow_open)
+    job = send(Job(_load(grid, sets), store, folder, mlflow, name, max_gpu_hours), address, say, allow_open)
     say(f"job: {job}")
     if wait:
         follow(job, address)
@@ -211,14 +228,33 @@ def preflight(
 
 
 @app.command()
-def plan(grid: GridArgument, store: StoreOption = "results", sets: SetOption = []) -> None:  # noqa: B006
-    """List cells, what of them is done, parameters, and the FLOPs that training and evaluation take."""
+def plan(
+    grid: GridArgument,
+    store: StoreOption = "results",
+    sets: SetOption = [],  # noqa: B006
+    max_gpu_hours: HoursOption = None,
+) -> None:
+    """List cells, what of them is done, parameters, the FLOPs that training and evaluation take, and GPU-hours."""
     from harness.plan import print_plan
+    from harness.throughput import refuse
+
+    refuse(print_plan(_load(grid, sets), _existing(store)), max_gpu_hours)
+
+
+def _existing(store: str) -> Store | None:
     from harness.store import Store
 
-    loaded = _load(grid, sets)
     unopened = Store(store)
-    print_plan(loaded, unopened.open() if unopened.exists("lengthwise.json") else None)
+    return unopened.open() if unopened.exists("lengthwise.json") else None
+
+
+def _refuse(grid: Grid, store: str, max_gpu_hours: float | None) -> None:
+    """Refuse a grid that would take more GPU-hours than allowed."""
+    from harness.plan import hours
+    from harness.throughput import refuse
+
+    if max_gpu_hours is not None:
+        refuse(hours(grid, _existing(store)), max_gpu_hours)
 
 
 @app.command()

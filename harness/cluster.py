@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -83,6 +83,22 @@ def check_address(address: str) -> None:
         raise UserError(f"no Ray cluster answers at {address!r}: {one_line(error)}") from error
 
 
+class Shape(NamedTuple):
+    """What a worker takes of a node, and on which nodes it may run."""
+
+    cpus: float
+    gpus: float
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, run: Run) -> Shape:
+        return cls(run.cpus, run.gpus or 0.0, tuple(sorted(run.labels.items())))
+
+    def __str__(self) -> str:
+        labels = "".join(f", label {name}={value}" for name, value in self.labels)
+        return f"a worker of run.cpus = {self.cpus:g} and run.gpus = {self.gpus:g}{labels}"
+
+
 def with_gpus(run: Run, nodes: Iterable[Mapping[str, Any]]) -> Run:
     """The run with its GPUs a worker settled: where nothing is said, 1 if any living node has one."""
     if run.gpus is not None:
@@ -91,12 +107,15 @@ def with_gpus(run: Run, nodes: Iterable[Mapping[str, Any]]) -> Run:
     return run.model_copy(update={"gpus": 1.0 if found else 0.0})
 
 
-def room(nodes: Iterable[Mapping[str, Any]], run: Run) -> int:
-    """How many workers fit on the living nodes of a cluster that has nothing else to do."""
+def room(nodes: Iterable[Mapping[str, Any]], shape: Shape) -> int:
+    """How many workers of a shape fit on the living nodes of a cluster that has nothing else to do."""
 
-    def fits(resources: Mapping[str, float]) -> int:
-        cpus = resources.get("CPU", 0.0) / run.cpus
-        gpus = resources.get("GPU", 0.0) / run.gpus if run.gpus else math.inf
+    def fits(node: Mapping[str, Any]) -> int:
+        labels, resources = node.get("Labels") or {}, node["Resources"]
+        if any(labels.get(name) != value for name, value in shape.labels):
+            return 0
+        cpus = resources.get("CPU", 0.0) / shape.cpus
+        gpus = resources.get("GPU", 0.0) / shape.gpus if shape.gpus else math.inf
         return math.floor(min(cpus, gpus) + 1e-9)
 
-    return sum(fits(node["Resources"]) for node in nodes if node["Alive"])
+    return sum(fits(node) for node in nodes if node["Alive"])

@@ -16,7 +16,7 @@ from harness.grid import Grid, Resolved, evaluation_id
 from harness.robustness import flips
 from harness.schema import ATTEMPTS, CELLS, CURVES, FLIPS, ROWS, Table
 from harness.search import account
-from harness.store import Extent, Held, Store, curve_file
+from harness.store import Extent, Held, Store, by_cell, curve_file
 from harness.work import Missing, lacking
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def tables(grid: Grid, store: Store, further: Collection[str] = ()) -> ReportDat
     from reports.data import COUNTED, ReportData, frame
 
     attempts = store.attempts({cell.id for cell in grid.cells})
+    own = by_cell(attempts)
     columns = [name for name in ROWS if name in COUNTED or name in further]
     about = {
         "name": grid.file.name,
@@ -60,7 +61,7 @@ def tables(grid: Grid, store: Store, further: Collection[str] = ()) -> ReportDat
     def read(cell: Resolved) -> tuple[Any, ...]:
         evaluate, held = grid.evaluate(cell), store.held(cell.id)
         return (
-            describe(cell, evaluate, held, attempts),
+            describe(cell, evaluate, held, own.get(cell.id, [])),
             row_table(cell, evaluate, store, held, columns),
             curve_table(cell, store, held),
             flips(cell, evaluate, store, held),
@@ -157,7 +158,7 @@ def describe(cell: Resolved, evaluate: Evaluate, held: Held, attempts: list[dict
     """One line of the table of cells."""
     config, published = cell.config, held.published or {}
     known = {name: published[name] for name in CELLS if name in published}
-    status, reason = status_of(cell, lacking(evaluate, held), attempts)
+    status, reason = status_of(lacking(evaluate, held), attempts)
     return {
         **known,
         "cell": cell.id,
@@ -172,11 +173,11 @@ def describe(cell: Resolved, evaluate: Evaluate, held: Held, attempts: list[dict
     }
 
 
-def status_of(cell: Resolved, todo: Missing, attempts: list[dict[str, Any]]) -> tuple[str, str | None]:
-    """Where a cell stands, and for a failed one why (its last attempt's reason)."""
+def status_of(todo: Missing, attempts: list[dict[str, Any]]) -> tuple[str, str | None]:
+    """Where a cell of these attempts stands, and for a failed one why (its last attempt's reason)."""
     if not todo:
         return "done", None
-    last = [attempt for attempt in attempts if attempt["cell"] == cell.id][-1:]
+    last = attempts[-1:]
     outcome = last[0]["outcome"] if last else "none"
     if outcome in ("failed", "lost"):
         return "failed", last[0].get("reason")

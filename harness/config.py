@@ -148,7 +148,7 @@ class Evaluate(Strict):
 
 
 class Run(Strict):
-    """How a grid is carried out; nothing here changes a result."""
+    """How a grid is carried out; nothing here changes a result (`pieces` may, in the last bits)."""
 
     workers: Positive | None = None
     """Worker actors; left out, as many as the cluster has room for."""
@@ -162,8 +162,19 @@ class Run(Strict):
     """Operation -> the implementation that has to run (`lengthwise doctor` lists them); where it cannot, cells fail."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30
     """Seconds between training checkpoints."""
+    labels: dict[str, str] = {}
+    """Ray labels of the nodes that workers may run on (`ray.io/accelerator-type: H100`), so that costs compare."""
+    pieces: Positive = 1
+    """Pieces a training batch is cut into: less memory, the same gradient up to rounding, more time."""
+    limit_seconds: Annotated[float, Field(gt=0)] | None = None
+    """An attempt at a cell that takes longer is ended, and the cell counts as failed."""
+    limit_tokens: Positive | None = None
+    """A cell that trains on more tokens is ended, and counts as failed."""
     attempts: Positive = 2
     """Attempts at a cell that fails by an error of its own."""
+    memory_attempts: Positive = 4
+    """Attempts at a cell that runs out of memory: the second and third with smaller pieces of its batches, those after
+    them with twice the share of a GPU, too."""
     lost_attempts: Positive = 10
     """Attempts at a cell whose worker or node was lost."""
     renew_after: Positive = 20
@@ -177,6 +188,15 @@ class Override(Strict):
     set: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
     """Keys of `evaluate` that are other ones for these cells: tasks differ in their lengths and stress sets."""
+    run: dict[str, Any] = {}
+    """Keys of `run` that are other ones for these cells, all but `workers` and `renew_after`."""
+
+    @field_validator("run")
+    @classmethod
+    def _of_a_cell(cls, run: dict[str, Any]) -> dict[str, Any]:
+        if shared := {"workers", "renew_after"} & run.keys():
+            raise ValueError(f"{', '.join(sorted(shared))} is the whole grid's, not a cell's")
+        return run
 
 
 class Search(Strict):

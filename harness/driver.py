@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,14 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from harness.cluster import Stop, catching, cluster, room, with_gpus
+from harness.cluster import Shape, Stop, catching, cluster, room, with_gpus
 from harness.config import Run
 from harness.errors import UserError, one_line
 from harness.grid import Grid, Resolved
 from harness.progress import Progress
 from harness.store import Store
 from harness.work import Missing, missing, run_cell
-from harness.worker import BoardActor, Carry, Ended, WorkerActor, now
+from harness.worker import BoardActor, Carry, Ended, WorkerActor, now, out_of_memory
 
 if TYPE_CHECKING:
     from harness.tracking import Tracker
@@ -35,6 +35,8 @@ STOP_SECONDS = 30.0
 """How long running cells may take to save what they have when asked to stop."""
 PAUSE_SECONDS = 2.0
 """No new worker for so long after one could not start."""
+SMALLER = 2
+"""Times a cell that runs out of memory is tried with smaller pieces alone."""
 
 
 @dataclass
@@ -51,13 +53,17 @@ class Outcome:
 
 @dataclass
 class Tries:
-    """Attempts that ended badly: by an error of their own, and because the worker or its node was lost."""
+    """Attempts that ended badly: by an error of their own, for want of memory, and with a worker or node lost."""
 
     failed: int = 0
+    memory: int = 0
     lost: int = 0
 
     def spent(self, ended: Ended, run: Run) -> bool:
         """Count one more; whether it was the last one allowed."""
+        if ended.memory:
+            self.memory += 1
+            return self.memory >= run.memory_attempts
         if ended.outcome == "lost":
             self.lost += 1
             return self.lost >= run.lost_attempts
@@ -68,7 +74,20 @@ class Tries:
 @dataclass
 class Task:
     cell: Resolved
+    run: Run
+    """How the next attempt is carried out."""
     tries: Tries = field(default_factory=Tries)
+
+    @property
+    def shape(self) -> Shape:
+        return Shape.of(self.run)
+
+    def need_less(self) -> None:
+        """After running out of memory: smaller pieces at first, then a larger share of a GPU."""
+        changes: dict[str, Any] = {"pieces": 2 * self.run.pieces}
+        if self.tries.memory > SMALLER and self.run.gpus:
+            changes["gpus"] = min(1.0, 2 * self.run.gpus) if self.run.gpus < 1 else self.run.gpus
+        self.run = self.run.model_copy(update=changes)
 
 
 @dataclass
@@ -76,11 +95,14 @@ class Slot:
     """A worker and what it is doing."""
 
     worker: Any
+    shape: Shape
     answer: Any
     """What Ray will answer with: that the worker is ready, or how its cell ended. None: the worker is idle."""
     task: Task | None = None
     """None while it starts, or is idle."""
     attempt: str = ""
+    began: float = 0.0
+    """When the attempt did, on this machine's monotonic clock."""
     cells: int = 0
 
 
@@ -101,7 +123,7 @@ def run_grid(
     """
     console = console or Console()
     todo = {cell.id: missing(cell, grid.evaluate(cell), store) for cell in grid.cells}
-    tasks = [Task(cell) for cell in longest_first(grid.cells, todo) if todo[cell.id]]
+    tasks = [Task(cell, grid.run(cell)) for cell in longest_first(grid.cells, todo) if todo[cell.id]]
     outcome = Outcome(done=len(grid.cells) - len(tasks))
     progress = Progress(console, len(tasks), outcome.done)
     if tracker is not None:
@@ -115,21 +137,29 @@ def run_grid(
         progress.say(f"{again} cells failed in an earlier run and are tried again")
     stop = Stop()
     with catching(stop), cluster(address) as alone, progress:
-        run = with_gpus(grid.file.run, ray.nodes())
-        grid = replace(grid, file=grid.file.model_copy(update={"run": run}))
-        if alone and not room(ray.nodes(), run):
-            raise UserError(f"this machine has no room for {worker_shape(run)}")
-        waiting, open_attempts = deque(tasks), unfinished(attempts)
-        Driver(grid, store, waiting, open_attempts, outcome, progress, tracker, stop, carry).drive()
+        nodes = ray.nodes()
+        waiting: dict[Shape, deque[Task]] = {}
+        for task in tasks:
+            task.run = with_gpus(task.run, nodes)
+            waiting.setdefault(task.shape, deque()).append(task)
+        for shape in waiting:
+            if alone and not room(nodes, shape):
+                raise UserError(f"this machine has no room for {shape}")
+        Driver(grid, store, waiting, unfinished(attempts), outcome, progress, tracker, stop, carry).drive()
     return outcome
 
 
 def longest_first(cells: Iterable[Resolved], todo: Mapping[str, Missing]) -> list[Resolved]:
-    """Cells in the order that ends soonest: by a crude measure of the training they need, longest first."""
+    """Cells in the order that ends soonest: by a crude measure of the work they need, longest first.
 
-    def work(cell: Resolved) -> int:
-        recipe = cell.config.train
-        return recipe.last * recipe.batch * recipe.max_length if todo[cell.id].training else 0
+    Tokens are taken for lengths, a training token for three of an evaluation: so a cell that is only to be evaluated,
+    but at great lengths, does not come last and keep everybody waiting.
+    """
+
+    def work(cell: Resolved) -> float:
+        recipe, missing = cell.config.train, todo[cell.id]
+        training = 1.5 * recipe.last * recipe.batch * recipe.max_length if missing.training else 0
+        return training + sum((gap.stop - gap.start) * gap.length for gap in missing.points)
 
     return sorted(cells, key=work, reverse=True)
 
@@ -149,10 +179,6 @@ def unfinished(attempts: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     return found
 
 
-def worker_shape(run: Run) -> str:
-    return f"a worker of run.cpus = {run.cpus:g} and run.gpus = {run.gpus or 0:g}"
-
-
 def attempt_id() -> str:
     """Sorts by time; random enough that two drivers never agree on one."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
@@ -170,11 +196,16 @@ def refuse_relative_store(url: str) -> None:
 
 @dataclass
 class Driver:
-    """The loop over workers. Everything it knows that matters is in the store, so it may die at any time."""
+    """The loop over workers. Everything it knows that matters is in the store, so it may die at any time.
+
+    A cell is sent to a worker when the worker is free for it, never before: whatever the size of the grid, Ray holds no
+    more cells than there are workers. Cells of different shapes (CPUs, GPUs, labels) have workers of their own; a shape
+    that nobody waits for gives its idle workers back when others wait.
+    """
 
     grid: Grid
     store: Store
-    waiting: deque[Task]
+    waiting: dict[Shape, deque[Task]]
     unfinished: dict[str, list[str]]
     outcome: Outcome
     progress: Progress
@@ -184,9 +215,11 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.settings = self.grid.file.run
+        self.threads = max(cell.config.threads for cell in self.grid.cells)
         self.slots: list[Slot] = []
-        self.starts = Tries()
-        self.fitting, self.look_again, self.hire_again = 0, 0.0, 0.0
+        self.starts: dict[Shape, Tries] = {}
+        self.fitting: dict[Shape, int] = {}
+        self.look_again, self.hire_again = 0.0, 0.0
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self.board = BoardActor.options(scheduling_strategy=here).remote()
         self.news = self.board.take.remote()
@@ -198,7 +231,7 @@ class Driver:
     def drive(self) -> None:
         """Work until nothing is left to do, or the run is asked to stop."""
         try:
-            while (self.waiting or self.busy) and not self.stop.requests:
+            while (any(self.waiting.values()) or self.busy) and not self.stop.requests:
                 self._hire()
                 self._assign()
                 self._turn()
@@ -213,11 +246,13 @@ class Driver:
         """Wait a moment for an answer, and hear the news."""
         answers = {slot.answer: slot for slot in self.slots if slot.answer is not None}
         if answers:
-            ready, _ = ray.wait(list(answers), timeout=POLL_SECONDS)
+            ray.wait(list(answers), timeout=POLL_SECONDS)
+            ready, _ = ray.wait(list(answers), num_returns=len(answers), timeout=0)
             for answer in ready:
                 self._heard(answers[answer])
         else:
             time.sleep(POLL_SECONDS)
+        self._end_overdue()
         self._read_board()
         self.progress.tick()
 
@@ -227,26 +262,46 @@ class Driver:
         """Bring the pool up to what the cluster has room for and the remaining cells need."""
         if time.monotonic() >= self.look_again:
             self._look()
-        wanted = min(max(1, self.settings.workers or self.fitting), len(self.waiting) + len(self.busy))
-        while len(self.slots) < wanted and time.monotonic() >= self.hire_again:
-            worker = WorkerActor.options(**self._shape()).remote(self.store.url, self.settings, self.carry, self.board)
-            self.slots.append(Slot(worker, worker.ready.remote()))
+        waited_for = [shape for shape, tasks in self.waiting.items() if tasks]
+        for slot in [slot for slot in self.slots if slot.answer is None]:
+            if waited_for and slot.shape not in waited_for:
+                self._dismiss(slot)
+        for shape in waited_for:
+            free = sum(slot.task is None for slot in self.slots if slot.shape == shape)
+            while free < len(self.waiting[shape]) and self._has_room(shape) and time.monotonic() >= self.hire_again:
+                worker = WorkerActor.options(**self._options(shape)).remote(
+                    self.store.url, shape.gpus, self.carry, self.board
+                )
+                self.slots.append(Slot(worker, shape, worker.ready.remote()))
+                free += 1
 
     def _look(self) -> None:
         """Ask the cluster for its room; nodes come and go."""
         first, self.look_again = not self.look_again, time.monotonic() + LOOK_SECONDS
-        self.fitting = room(ray.nodes(), self.settings)
-        if first and not self.fitting:
-            self.progress.say(f"no node has room for {worker_shape(self.settings)} yet; waiting for one that has")
+        nodes = ray.nodes()
+        self.fitting = {shape: room(nodes, shape) for shape in self.waiting}
+        for shape, fitting in self.fitting.items():
+            if first and not fitting:
+                self.progress.say(f"no node has room for {shape} yet; waiting for one that has")
 
-    def _shape(self) -> dict[str, Any]:
+    def _has_room(self, shape: Shape) -> bool:
+        """Whether one more worker of a shape may be asked for; where it fits nowhere, one is, for an autoscaler."""
+        if self.settings.workers:
+            return len(self.slots) < self.settings.workers
+        if shape not in self.fitting:
+            self.fitting[shape] = room(ray.nodes(), shape)
+        if not self.fitting[shape]:
+            return not any(slot.shape == shape for slot in self.slots)
+        taken = sum(1 / max(1, self.fitting.get(slot.shape, 1)) for slot in self.slots)
+        return taken + 1 / self.fitting[shape] <= 1 + 1e-9 or not self.slots
+
+    def _options(self, shape: Shape) -> dict[str, Any]:
         """Resources and environment of a worker."""
-        threads = max(cell.config.threads for cell in self.grid.cells)
-        environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        if not self.settings.gpus:
+        environment = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        if not shape.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all GPUs visible to actors that asked for none
-        shape = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus or 0}
-        return {**shape, "runtime_env": {"env_vars": environment}}
+        options = {"num_cpus": shape.cpus, "num_gpus": shape.gpus, "runtime_env": {"env_vars": environment}}
+        return {**options, "label_selector": dict(shape.labels)} if shape.labels else options
 
     def _dismiss(self, slot: Slot) -> None:
         self.slots.remove(slot)
@@ -256,13 +311,16 @@ class Driver:
 
     def _assign(self) -> None:
         for slot in self.slots:
-            if slot.answer is None and self.waiting:
-                slot.task, slot.attempt = self.waiting.popleft(), attempt_id()
-                self._bury(slot.task.cell.id, slot.attempt)
-                slot.answer = slot.worker.run.remote(slot.task.cell, self.grid.evaluate(slot.task.cell), slot.attempt)
-                self.progress.started(slot.task.cell)
-                if self.tracker is not None:
-                    self.tracker.started(slot.task.cell)
+            tasks = self.waiting.get(slot.shape)
+            if slot.answer is not None or not tasks:
+                continue
+            task = tasks.popleft()
+            slot.task, slot.attempt, slot.began = task, attempt_id(), time.monotonic()
+            self._bury(task.cell.id, slot.attempt)
+            slot.answer = slot.worker.run.remote(task.cell, self.grid.evaluate(task.cell), task.run, slot.attempt)
+            self.progress.started(task.cell)
+            if self.tracker is not None:
+                self.tracker.started(task.cell)
 
     def _bury(self, cell: str, successor: str) -> None:
         """End the attempts at a cell that a driver which died left open: a new one takes their place."""
@@ -277,7 +335,7 @@ class Driver:
         except RayTaskError as error:
             ended = Ended("failed", one_line(error.cause), str(error), isinstance(error.cause, UserError))
         except RayError as error:
-            ended = Ended("lost", one_line(error))
+            ended = Ended("lost", one_line(error), memory=out_of_memory(error))
         task, attempt, slot.answer, slot.task = slot.task, slot.attempt, None, None
         slot.cells += task is not None
         if ended.outcome in ("failed", "lost") or slot.cells >= self.settings.renew_after:
@@ -285,17 +343,30 @@ class Driver:
         if task is not None:
             self._settle(task, attempt, ended)
         elif ended.outcome == "ready":
-            self.starts = Tries()
+            self.starts.pop(slot.shape, None)
         else:
-            self._not_started(ended)
+            self._not_started(slot.shape, ended)
+
+    def _end_overdue(self) -> None:
+        """End attempts that take longer than they may; whatever they hang in."""
+        for slot in self.busy:
+            assert slot.task is not None
+            limit = slot.task.run.limit_seconds
+            if limit is not None and time.monotonic() - slot.began > limit:
+                task, attempt = slot.task, slot.attempt
+                self._dismiss(slot)
+                reason = f"OverLimit: took longer than run.limit_seconds = {limit:g}"
+                self._settle(task, attempt, Ended("failed", reason, final=True))
 
     def _settle(self, task: Task, attempt: str, ended: Ended) -> None:
         """What becomes of a cell whose attempt has ended."""
         if ended.outcome in ("failed", "lost"):
             self._record(task, attempt, ended)
-            if not task.tries.spent(ended, self.settings):
+            if not task.tries.spent(ended, task.run):
+                if ended.memory:
+                    task.need_less()
                 self.progress.ended(task.cell, "waiting")
-                self.waiting.appendleft(task)
+                self.waiting.setdefault(task.shape, deque()).appendleft(task)
                 return
             self._fail(task, ended)
         elif ended.outcome == "done":
@@ -320,12 +391,13 @@ class Driver:
         if self.tracker is not None:
             self.tracker.ended(cell, outcome)
 
-    def _not_started(self, ended: Ended) -> None:
-        """A worker could not start. When that goes on, nothing that waits can be done."""
+    def _not_started(self, shape: Shape, ended: Ended) -> None:
+        """A worker could not start. When that goes on, nothing that waits for one of its shape can be done."""
         self.hire_again = time.monotonic() + PAUSE_SECONDS
-        if self.starts.spent(ended, self.settings):
-            while self.waiting:
-                task = self.waiting.popleft()
+        tasks = self.waiting.get(shape, deque())
+        if self.starts.setdefault(shape, Tries()).spent(ended, self.settings):
+            while tasks:
+                task = tasks.popleft()
                 self._record(task, attempt_id(), ended)
                 self._fail(task, ended)
 
@@ -344,8 +416,9 @@ class Driver:
             reason = "did not stop in time and was ended"
             self._record(slot.task, slot.attempt, Ended("stopped", reason))
             self._settle(slot.task, slot.attempt, Ended("stopped", reason))
-        self.outcome.stopped += len(self.waiting)
-        for task in self.waiting:
+        left = [task for tasks in self.waiting.values() for task in tasks]
+        self.outcome.stopped += len(left)
+        for task in left:
             if task.tries != Tries():
                 self._tell(task.cell, "stopped")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from harness.config import Cell, Evaluate, GridFile, Train
+from harness.config import Cell, Evaluate, GridFile, Run, Train
 from harness.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -48,10 +48,16 @@ class Grid:
     cells: list[Resolved]
     own: Mapping[str, Evaluate] = field(default_factory=dict)
     """Cell id -> on what it is evaluated, where that is not `file.evaluate`."""
+    own_runs: Mapping[str, Run] = field(default_factory=dict)
+    """Cell id -> how it is carried out, where that is not `file.run`."""
 
     def evaluate(self, cell: Resolved) -> Evaluate:
         """On what a cell of this grid is evaluated."""
         return self.own.get(cell.id, self.file.evaluate)
+
+    def run(self, cell: Resolved) -> Run:
+        """How a cell of this grid is carried out."""
+        return self.own_runs.get(cell.id, self.file.run)
 
 
 def load(path: str, sets: Sequence[str] = ()) -> Grid:
@@ -162,30 +168,36 @@ def expand(file: GridFile, text: str, where: str) -> Grid:
     for at, override in enumerate(file.overrides):
         place = f"{where}: overrides[{at}]"
         validate(Cell, merge(nested(file.base), nested(override.set)), f"{place}.set")
-        _evaluate(file.evaluate, override.evaluate, f"{place}.evaluate")
-        recipes.append((wanted_values(override.where, f"{place}.where"), nested(override.set), override.evaluate))
+        _changed(file.evaluate, override.evaluate, f"{place}.evaluate")
+        _changed(file.run, override.run, f"{place}.run")
+        recipes.append((wanted_values(override.where, f"{place}.where"), nested(override.set), override))
     cells: dict[str, Resolved] = {}
     own: dict[str, Evaluate] = {}
+    own_runs: dict[str, Run] = {}
     facts = cache(facts_of)
     stress = cache(stress_sets)
     for raw in _combinations(file, where):
         asked: dict[str, Any] = {}
-        for wanted, settings, questions in recipes:
+        carried: dict[str, Any] = {}
+        for wanted, settings, override in recipes:
             if matches(raw, wanted, where):
-                raw, asked = merge(raw, settings), merge(asked, questions)
+                raw, asked = merge(raw, settings), merge(asked, override.evaluate)
+                carried = merge(carried, override.run)
         resolved = resolve(raw, where, facts)
-        evaluate = _evaluate(file.evaluate, asked, where)
+        evaluate = _changed(file.evaluate, asked, where)
         check_stress(evaluate, resolved.config.task, stress(resolved.config.task, resolved.config.setting), where)
         cells.setdefault(resolved.id, resolved)
         if asked:
             own.setdefault(resolved.id, evaluate)
+        if carried:
+            own_runs.setdefault(resolved.id, _changed(file.run, carried, where))
     if not cells:
         raise UserError(f"{where}: `exclude` leaves no cell")
-    return Grid(file, text, named(list(cells.values())), own)
+    return Grid(file, text, named(list(cells.values())), own, own_runs)
 
 
-def _evaluate(base: Evaluate, changes: Mapping[str, Any], where: str) -> Evaluate:
-    return validate(Evaluate, {**base.model_dump(), **changes}, where) if changes else base
+def _changed(base: Model, changes: Mapping[str, Any], where: str) -> Model:
+    return validate(type(base), {**base.model_dump(), **changes}, where) if changes else base
 
 
 def _combinations(file: GridFile, where: str) -> Iterator[dict[str, Any]]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from harness.collect import status_of
 from harness.config import Cell
 from harness.grid import Grid, Resolved
 from harness.search import Choice, chosen, unasked, undecided
-from harness.store import Store
+from harness.store import Held, Store, by_cell
+from harness.throughput import SAMPLE as THROUGHPUT_SAMPLE
+from harness.throughput import Hours, Throughput
 from harness.train import scenario_of
-from harness.work import Gap, Missing, missing
+from harness.work import Missing, lacking, missing
 
 SAMPLE = 16
 """Problems whose trajectories are recorded to estimate the tokens of a length."""
@@ -44,24 +44,53 @@ def estimate(cell: Resolved, grid: Grid, store: Store | None) -> Estimate:
     oracle's tokens, without rollouts, of which nobody knows how many there will be.
     """
     config, evaluate = cell.config, grid.evaluate(cell)
-    lengths = [(length, stress) for length in evaluate.lengths for stress in ("random", *evaluate.stress)]
-    fresh = Missing(True, [Gap(length, stress, 0, evaluate.problems) for length, stress in lengths])
-    todo = missing(cell, evaluate, store) if store else fresh
-    vocabulary = len(scenario_of(config).vocabulary)
-    model = _on_paper(config.architecture, config.size, vocabulary, json.dumps(config.model))
-    tokens = training_tokens(config)
-    seen = tokens * config.train.batch * config.train.last if todo.training else 0.0
-    each = [((gap.stop - gap.start), point_tokens(config, gap.length)) for gap in todo.points]
+    todo = lacking(evaluate, store.held(cell.id) if store else Held(None, []))
+    kind = kind_of(config.model_dump_json(exclude={"seed", "data_seed", "replicate"}))
+    seen = kind.tokens * config.train.batch * config.train.last if todo.training else 0.0
+    each = [((gap.stop - gap.start), *kind.point(gap.length)) for gap in todo.points]
     return Estimate(
         cell,
         todo,
-        len(lengths),
-        _parameters(model),
+        len(evaluate.lengths) * (1 + len(evaluate.stress)),
+        kind.parameters,
         seen,
-        3 * seen * _flops(model, int(tokens / 2)),
-        sum(count * size for count, size in each),
-        sum(count * size * _flops(model, int(size / 2)) for count, size in each),
+        3 * seen * kind.flops,
+        sum(count * tokens for count, tokens, _ in each),
+        sum(count * tokens * flops for count, tokens, flops in each),
     )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What cells that differ in nothing but seeds have in common."""
+
+    config: Cell
+    model: Any
+    """On the meta device."""
+    parameters: int
+    tokens: float
+    """Of a training trajectory, on average."""
+    flops: float
+    """Of a forward token, half way through one."""
+
+    @cache  # noqa: B019  (kinds are kept as long as the process, by `kind_of`)
+    def point(self, length: int) -> tuple[float, float]:
+        """Tokens of a trajectory of a length, and FLOPs of one half way through it."""
+        tokens = point_tokens(self.config, length)
+        return tokens, _flops(self.model, int(tokens / 2))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@cache
+def kind_of(text: str) -> Kind:
+    """The kind of a cell's configuration without its seeds, as JSON."""
+    config = Cell.model_validate_json(text)
+    vocabulary = len(scenario_of(config).vocabulary)
+    model = _on_paper(config.architecture, config.size, vocabulary, json.dumps(config.model))
+    tokens = training_tokens(config)
+    return Kind(config, model, int(model.cost(1).parameters), tokens, _flops(model, int(tokens / 2)))
 
 
 @cache
@@ -70,11 +99,6 @@ def _on_paper(architecture: str, size: str, vocabulary: int, options: str) -> An
     from models.build import build
 
     return build(architecture, size, vocabulary, json.loads(options), device="meta")
-
-
-@cache
-def _parameters(model: Any) -> int:
-    return int(model.cost(1).parameters)
 
 
 @cache
@@ -115,28 +139,40 @@ def _point_tokens(task: str, setting: str, tool: str, form: str, options: str, l
     return sum(sizes) / len(sizes)
 
 
-def print_plan(grid: Grid, store: Store | None) -> None:
-    """Print what every cell still needs, and the sum; a search for recipes that is not over stands before it.
+def hours(grid: Grid, store: Store | None) -> Hours:
+    """How long what remains of a grid would take, a search for recipes included."""
+    searches = undecided(grid, store)
+    still_open = {cell.id for choice in searches for cell in choice.cells}
+    cells = [*chosen(grid, store).cells, *(cell for cell in grid.cells if cell.id in still_open)]
+    nothing = _unasked(grid)
+    tried = [(choice, trial) for choice in searches for own in choice.trials for trial in own]
+    work = [(estimate(trial, nothing, store), grid.run(choice.cells[0]).gpus) for choice, trial in tried]
+    work += [(estimate(cell, grid, store), grid.run(cell).gpus) for cell in cells]
+    return Throughput(store, [cell.id for cell in cells[:THROUGHPUT_SAMPLE]]).hours(work)
 
-    Cells whose recipe is still open are shown with the one in the grid file.
+
+def print_plan(grid: Grid, store: Store | None) -> Hours:
+    """Print what every cell still needs, the sum, and the hours, which are returned.
+
+    A search for recipes that is not over stands before the cells; those whose recipe is still open are shown with the
+    one in the grid file.
     """
     searches = undecided(grid, store)
     still_open = {cell.id for choice in searches for cell in choice.cells}
     cells = [*chosen(grid, store).cells, *(cell for cell in grid.cells if cell.id in still_open)]
     tried = [_sum_of_trials(choice, grid, store) for choice in searches]
     estimates = [estimate(cell, grid, store) for cell in cells]
-    table = _table("cell", "id", "to do")
-    for column in ("parameters", "train tokens", "FLOPs", "evaluate tokens", "FLOPs"):
-        table.add_column(column, justify="right")
+    lines = []
     for choice, (left, parameters, seen, work) in zip(searches, tried):
         todo = f"train {left} of {sum(map(len, choice.trials))} trials"
-        table.add_row(f"search: {choice.name}", choice.id, todo, short(parameters), short(seen), short(work), "0", "0")
+        lines.append((f"search: {choice.name}", choice.id, todo, *map(short, (parameters, seen, work, 0, 0))))
     for item in estimates:
         numbers = (item.parameters, item.train_tokens, item.train_flops, item.evaluate_tokens, item.evaluate_flops)
         points = f"{len(item.todo.points)}/{item.points} points"
         todo = f"train, {points}" if item.todo.training else points if item.todo else "done"
-        table.add_row(item.cell.name, item.cell.id, todo, *map(short, numbers))
-    _print(table)
+        lines.append((item.cell.name, item.cell.id, todo, *map(short, numbers)))
+    columns = ("parameters", "train tokens", "FLOPs", "evaluate tokens", "FLOPs")
+    _print(("cell", "id", "to do", *columns), lines, right=columns)
     if searches:
         left, _, seen, work = (sum(numbers) for numbers in zip(*tried))
         print(
@@ -152,14 +188,22 @@ def print_plan(grid: Grid, store: Store | None) -> None:
         f"{training} of {len(estimates)} cells to train, {todo_points} of {total} points to evaluate: "
         f"{short(tokens)} tokens, {short(flops)} FLOPs (rollouts of diverged problems come on top)"
     )
+    needed = hours(grid, store)
+    print(f"takes {needed}")
+    return needed
 
 
 def _sum_of_trials(choice: Choice, grid: Grid, store: Store | None) -> tuple[int, int, float, float]:
     """Trials still to train, parameters of one, training tokens and FLOPs of all of them."""
-    nothing = replace(grid, file=grid.file.model_copy(update={"evaluate": unasked(grid)}), own={})
+    nothing = _unasked(grid)
     items = [estimate(trial, nothing, store) for own in choice.trials for trial in own]
     left = sum(item.todo.training for item in items)
     return left, items[0].parameters, sum(item.train_tokens for item in items), sum(item.train_flops for item in items)
+
+
+def _unasked(grid: Grid) -> Grid:
+    """The grid with cells that are evaluated on nothing."""
+    return replace(grid, file=grid.file.model_copy(update={"evaluate": unasked(grid)}), own={})
 
 
 def print_status(grid: Grid, store: Store) -> None:
@@ -171,19 +215,18 @@ def print_status(grid: Grid, store: Store) -> None:
             f"search: {choice.name}: {trained} of {len(trials)} trials trained, {len(choice.cells)} cells wait for it"
         )
     grid = chosen(grid, store)
-    attempts = store.attempts({cell.id for cell in grid.cells})
-    table = _table("cell", "id", "status", "points", "attempts", "reason")
-    counts: Counter[str] = Counter()
+    attempts = by_cell(store.attempts({cell.id for cell in grid.cells}))
+    lines, counts = [], Counter[str]()
     for cell in grid.cells:
         evaluate = grid.evaluate(cell)
         total = len(evaluate.lengths) * (1 + len(evaluate.stress))
         todo = missing(cell, evaluate, store)
-        status, reason = status_of(cell, todo, attempts)
+        own = attempts.get(cell.id, [])
+        status, reason = status_of(todo, own)
         counts[status] += 1
         done = total - len(todo.points)
-        tries = sum(attempt["cell"] == cell.id for attempt in attempts)
-        table.add_row(cell.name, cell.id, status, f"{done}/{total}", str(tries), reason or "")
-    _print(table)
+        lines.append((cell.name, cell.id, status, f"{done}/{total}", str(len(own)), reason or ""))
+    _print(("cell", "id", "status", "points", "attempts", "reason"), lines)
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
 
 
@@ -195,13 +238,11 @@ def short(number: float) -> str:
     return f"{number:.0f}"
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    return table
-
-
-def _print(table: Table) -> None:
-    # A table squeezed into a narrow terminal is unreadable: rather let its lines wrap.
-    Console(width=Console(width=10_000).measure(table).maximum).print(table, soft_wrap=True)
+def _print(head: Sequence[str], lines: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
+    """Print a table, a line a row however narrow the terminal; `right`: the columns of numbers."""
+    widths = [max(map(len, column)) for column in zip(head, *lines)]
+    for line in (head, *lines):
+        cells = (
+            text.rjust(width) if name in right else text.ljust(width) for text, width, name in zip(line, widths, head)
+        )
+        print("  ".join(cells).rstrip())

@@ -98,8 +98,11 @@ def _with(cell: Resolved, candidate: Mapping[str, Any], where: str, more: Mappin
 
 def trials(grid: Grid, store: Store | None) -> Grid:
     """The trials of what is not chosen yet, as a grid whose cells are evaluated on nothing."""
-    cells = [trial for choice in undecided(grid, store) for own in choice.trials for trial in own]
-    return Grid(grid.file.model_copy(update={"evaluate": unasked(grid)}), grid.text, named(cells))
+    open_ones = undecided(grid, store)
+    cells = [trial for choice in open_ones for own in choice.trials for trial in own]
+    runs = {trial.id: grid.run(choice.cells[0]) for choice in open_ones for own in choice.trials for trial in own}
+    file = grid.file.model_copy(update={"evaluate": unasked(grid)})
+    return Grid(file, grid.text, named(cells), own_runs=runs)
 
 
 def unasked(grid: Grid) -> Evaluate:
@@ -129,7 +132,7 @@ def chosen(grid: Grid, store: Store | None) -> Grid:
     if grid.file.search is None:
         return grid
     settled: dict[str, Resolved | None] = {}
-    own = dict(grid.own)
+    own, own_runs = dict(grid.own), dict(grid.own_runs)
     for choice in choices(grid):
         record = decided(choice, store) if store is not None else None
         for cell in choice.cells:
@@ -137,8 +140,11 @@ def chosen(grid: Grid, store: Store | None) -> Grid:
             settled[cell.id] = winner
             if winner is not None and cell.id in own:
                 own[winner.id] = own[cell.id]
+            if winner is not None and cell.id in own_runs:
+                own_runs[winner.id] = own_runs[cell.id]
     cells = [settled.get(cell.id, cell) for cell in grid.cells]
-    return replace(grid, cells=named(list({cell.id: cell for cell in cells if cell is not None}.values())), own=own)
+    kept = named(list({cell.id: cell for cell in cells if cell is not None}.values()))
+    return replace(grid, cells=kept, own=own, own_runs=own_runs)
 
 
 def account(grid: Grid, store: Store) -> list[dict[str, Any]]:

@@ -49,25 +49,25 @@ class Stepper(Protocol):
         """Give back what only training needs."""
 
 
-def stepper(model: Any, optimiser: torch.optim.Optimizer, cell: Cell) -> Stepper:
-    """The one for how the model learns, and for its device."""
+def stepper(model: Any, optimiser: torch.optim.Optimizer, cell: Cell, pieces: int = 1) -> Stepper:
+    """The one for how the model learns, and for its device; `pieces`: batches are cut so many times finer."""
     if model.learns == "reading":
-        return Reader(model, optimiser, cell)
+        return Reader(model, optimiser, cell, pieces)
     if next(model.parameters()).device.type == "cuda":
-        return GpuStepper(model, optimiser, cell)
-    return PlainStepper(model, optimiser, cell)
+        return GpuStepper(model, optimiser, cell, pieces)
+    return PlainStepper(model, optimiser, cell, pieces)
 
 
 class PlainStepper:
     """Parts one after another, gradients accumulated; every step is checked at once."""
 
-    def __init__(self, model: Any, optimiser: torch.optim.Optimizer, cell: Cell) -> None:
-        self.model, self.optimiser, self.cell = model, optimiser, cell
+    def __init__(self, model: Any, optimiser: torch.optim.Optimizer, cell: Cell, pieces: int = 1) -> None:
+        self.model, self.optimiser, self.cell, self.pieces = model, optimiser, cell, pieces
         self.device = next(model.parameters()).device
         self.last = (math.nan, math.nan)
 
     def batch(self, rows: Sequence[Trajectory]) -> Batch:
-        return split(rows)
+        return split(rows, self.pieces)
 
     def step(self, batch: AnyBatch, rate: float) -> None:
         assert isinstance(batch, Batch)
@@ -122,8 +122,10 @@ class GpuStepper:
     """Steps queued on a stream of their own, without ever waiting for one; those of a packed shape seen before go
     through a CUDA graph of the whole step, optimiser included."""
 
-    def __init__(self, model: Any, optimiser: torch.optim.Optimizer, cell: Cell, graphs: bool = True) -> None:
-        self.model, self.optimiser, self.cell = model, optimiser, cell
+    def __init__(
+        self, model: Any, optimiser: torch.optim.Optimizer, cell: Cell, pieces: int = 1, graphs: bool = True
+    ) -> None:
+        self.model, self.optimiser, self.cell, self.pieces = model, optimiser, cell, pieces
         self.device = next(model.parameters()).device
         self.stream = torch.cuda.Stream(self.device)
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
@@ -144,6 +146,8 @@ class GpuStepper:
             block.forward = fused(block.forward, "cuda")
 
     def batch(self, rows: Sequence[Trajectory]) -> AnyBatch:
+        if self.pieces > 1:  # one packed row, or one of all times, is what takes the most memory
+            return split(rows, self.pieces)
         if self.model.packs:
             return pack(rows)
         if not self.model.interleaves:

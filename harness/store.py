@@ -110,12 +110,14 @@ class Store:
 
     def _cat(self, name: str) -> bytes | None:
         try:
-            data: bytes = self.fs.cat_file(self.path(name))
+            if not self.local:
+                return bytes(self.fs.cat_file(self.path(name)))
+            with open(self.path(name), "rb") as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise UserError(f"store {self.url!r}: {name} cannot be read ({error})") from error
-        return data
 
     def read(self, name: str) -> bytes:
         data = self._cat(name)
@@ -168,10 +170,13 @@ class Store:
 
     def names(self, folder: str) -> list[str]:
         """Names of the whole files in a folder, sorted; empty when there is no such folder."""
-        self.fs.invalidate_cache()
         try:
-            paths = self.fs.ls(self.path(folder), detail=False)
-        except FileNotFoundError:
+            if self.local:
+                paths = os.listdir(self.path(folder))  # fsspec would look at every file
+            else:
+                self.fs.invalidate_cache()
+                paths = self.fs.ls(self.path(folder), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(name for path in paths if not (name := path.rstrip("/").rsplit("/", 1)[-1]).endswith(".tmp"))
 
@@ -187,6 +192,9 @@ class Store:
         data = self._cat(name)
         if data is None:
             return None
+        return self._parsed(name, data, needed)
+
+    def _parsed(self, name: str, data: bytes, needed: frozenset[str]) -> dict[str, Any]:
         try:
             value: dict[str, Any] = json.loads(data)
             if not isinstance(value, dict) or not needed <= value.keys():
@@ -283,20 +291,40 @@ class Store:
         self.create(f"ledger/{attempt}.end.json", json.dumps(record).encode())
 
     def attempts(self, cells: set[str] | None = None) -> list[dict[str, Any]]:
-        """Every attempt, oldest first, with its outcome (`running` when it never said how it ended)."""
+        """Every attempt, oldest first, with its outcome (`running` when it never said how it ended).
+
+        Oldest by its id, which the driver gave it: the clocks of the nodes that say when it started may differ.
+        """
         names = self.names("ledger")
         ended = {name for name in names if name.endswith(".end.json")}
+        read = self._many([f"ledger/{name}" for name in names])
         records = []
         for name in names:
             if not name.endswith(".start.json"):
                 continue
             attempt = name.removesuffix(".start.json")
-            record = self.read_json(f"ledger/{name}") or {}
-            if cells is not None and record.get("cell") not in cells:
-                continue
-            end = self.read_json(f"ledger/{attempt}.end.json") if f"{attempt}.end.json" in ended else None
-            records.append({"attempt": attempt, "outcome": "running", **record, **(end or {})})
-        return sorted(records, key=lambda record: str(record.get("started")))
+            record = read.get(f"ledger/{name}", {})
+            if cells is None or record.get("cell") in cells:
+                end = read.get(f"ledger/{attempt}.end.json", {}) if f"{attempt}.end.json" in ended else {}
+                records.append({"attempt": attempt, "outcome": "running", **record, **end})
+        return records
+
+    def _many(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        """JSON files, fetched together where they are far away."""
+        if self.local:
+            found = {name: data for name in names if (data := self._cat(name)) is not None}
+        else:
+            fetched = self.fs.cat([self.path(name) for name in names], on_error="omit") if names else {}
+            found = {name: fetched[path] for name in names if (path := self.path(name)) in fetched}
+        return {name: self._parsed(name, data, frozenset()) for name, data in found.items()}
+
+
+def by_cell(attempts: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Cell -> its attempts, in the same order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for attempt in attempts:
+        found.setdefault(attempt["cell"], []).append(attempt)
+    return found
 
 
 def curve_file(cell: str, checkpoint: str) -> str:

@@ -55,6 +55,8 @@ class Job:
     """Its files travel with the job."""
     mlflow: bool = True
     name: str = ""
+    max_gpu_hours: float | None = None
+    """Looked at on the cluster, where the store is."""
 
     @property
     def id(self) -> str:
@@ -68,6 +70,7 @@ class Job:
     @property
     def entrypoint(self) -> str:
         options = [] if self.mlflow else ["--no-mlflow"]
+        options += [] if self.max_gpu_hours is None else ["--max-gpu-hours", f"{self.max_gpu_hours:g}"]
         return shlex.join(["python", "-m", "harness", "run", self.file, "--store", self.store, "--preflight", *options])
 
 

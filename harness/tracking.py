@@ -28,7 +28,7 @@ from harness.collect import rows_of, status_of
 from harness.config import Evaluate
 from harness.errors import UserError, one_line, redacted
 from harness.grid import Grid, Resolved
-from harness.store import Store
+from harness.store import Store, by_cell
 from harness.work import missing, shares
 
 EXPERIMENT = "lengthwise"
@@ -105,6 +105,11 @@ class Tracker:
             if self.thread.is_alive():
                 self.say(f"MLflow: not everything was sent within {CLOSE_SECONDS:g} s; {_AGAIN}")
 
+    @property
+    def complete(self) -> bool:
+        """Whether, after `close`, everything was sent."""
+        return self.mirror is not None and not self.missed and not self.thread.is_alive()
+
     def _work(self) -> None:
         while (job := self.jobs.get()) is not None:
             if time.monotonic() < self.quiet_until:
@@ -157,6 +162,8 @@ class Mirror:
             else:
                 self.parent = self.parent or run
         self.sent: dict[str, int] = {}
+        self.fresh: dict[str, dict[tuple[str, int], float]] = {}
+        """Run made here -> all it holds, which then need not be asked for."""
 
     def _experiment(self, uri: str) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)
@@ -199,7 +206,7 @@ class Mirror:
             parent = self.parent_run().info.run_id
             tags = {CELL: cell.id, "mlflow.parentRunId": parent, **labels.known(cell)}
             run = self._create(cell.name, tags, start)
-            self.runs[cell.id] = run
+            self.runs[cell.id], self.fresh[run.info.run_id] = run, {}
             self._describe(run.info.run_id, cell)
         return self.runs[cell.id]
 
@@ -215,7 +222,10 @@ class Mirror:
 
     def begin(self, cell: Resolved) -> None:
         """A worker has taken the cell."""
-        self.client.update_run(self.cell_run(cell).info.run_id, status="RUNNING")
+        if cell.id in self.runs:
+            self.client.update_run(self.runs[cell.id].info.run_id, status="RUNNING")
+        else:
+            self.cell_run(cell)  # it begins as running
 
     def add(self, event: Mapping[str, Any]) -> None:
         """What a running cell has just said: pieces of its curve, a finished point."""
@@ -251,9 +261,13 @@ class Mirror:
             self.client.update_run(run.info.run_id, status=status)
         else:
             self.client.set_terminated(run.info.run_id, status, max(ended, default=None))
+        self.fresh.pop(run.info.run_id, None)
 
     def _said(self, run: Any, names: set[str]) -> tuple[dict[tuple[str, int], float], set[str]]:
         """What a run holds of these metrics already, and the names of further results in it."""
+        if (known := self.fresh.get(run.info.run_id)) is not None:
+            further = {name for name, _ in known if name.startswith(("eval/", "summary/"))} - names
+            return {key: value for key, value in known.items() if key[0] in names}, further
         held = self.client.get_run(run.info.run_id).data.metrics
         said = {
             (name, metric.step): metric.value
@@ -275,6 +289,8 @@ class Mirror:
         logged = [Logged(name, value, start + step, step) for name, step, value in finite(metrics)]
         for batch in slices(logged, METRICS_PER_BATCH):
             self.client.log_batch(run.info.run_id, metrics=batch, synchronous=True)
+        if (known := self.fresh.get(run.info.run_id)) is not None:
+            known.update({(metric.key, metric.step): metric.value for metric in logged})
 
     def incomplete(self) -> bool:
         """Some cell has no run: it was done before, for another grid or without MLflow."""
@@ -287,7 +303,7 @@ class Mirror:
         report = f"grids/{self.grid.file.name}/report.html"
         if self.store.exists(report):
             self.client.log_text(run, self.store.read(report).decode(), "report.html")
-        held = [self.client.get_run(run.info.run_id) for run in self.runs.values()]
+        held = [one for one in self._find() if CELL in one.data.tags]
         link = self.report_link() if self.store.exists(report) else None
         reaches = [(one.info.run_name, one.data.tags.get(labels.REACH, "")) for one in held]
         self._tag(run, {labels.NOTE: labels.grid(self.grid.file, reaches, link)})
@@ -299,12 +315,11 @@ class Mirror:
     def rebuild(self) -> int:
         """Everything from the store; cells nobody has begun are left out. The number of cells that are in."""
         cells = {cell.id: cell for cell in self.grid.cells}
-        ordered = sorted(self.store.attempts(set(cells)), key=lambda attempt: attempt["cell"])
-        attempts = {cell: list(group) for cell, group in groupby(ordered, key=lambda attempt: attempt["cell"])}
+        attempts = by_cell(self.store.attempts(set(cells)))
         begun = [cell for cell in self.grid.cells if cell.id in attempts or self.store.published(cell.id)]
         for cell in begun:
             own = attempts.get(cell.id, [])
-            status, _ = status_of(cell, missing(cell, self.grid.evaluate(cell), self.store), own)
+            status, _ = status_of(missing(cell, self.grid.evaluate(cell), self.store), own)
             self.fill(cell, status, own)
         self.finish()
         return len(begun)

@@ -83,13 +83,15 @@ def train(
     report: Callable[[dict[str, Any]], None] = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
     workers: int | None = None,
+    pieces: int = 1,
 ) -> Trained:
     """Train a cell to its last step, from `resume` on if given, and measure its fit on validation problems.
 
     `save` gets a checkpoint every `save_seconds`, and one before Stopped is raised when `stop()` says so. A run resumed
     from any checkpoint ends with the same weights as one never interrupted, to the bit on a CPU. workers: processes
-    that make the training data ahead (None: 4 for a GPU, else 0); they change no result. Raises Diverged when the loss
-    is not finite, before a checkpoint could hold what came of it.
+    that make the training data ahead (None: 4 for a GPU, else 0); they change no result. pieces: batches are cut so
+    many times finer, for less memory. Raises Diverged when the loss is not finite, before a checkpoint could hold what
+    came of it.
     """
     torch.set_num_threads(cell.threads)
     torch.manual_seed(cell.seed)
@@ -98,7 +100,7 @@ def train(
         model = new_model(cell, scenario)
         optimiser = make_optimiser(model, cell.train)
         progress = Progress() if resume is None else restore(resume, model, optimiser)
-        taken = stepper(model, optimiser, cell)
+        taken = stepper(model, optimiser, cell, pieces)
         began, saved = time.perf_counter() - progress.seconds, time.perf_counter()
         with closing(prepared(cell, taken, progress.step, workers)) as batches:
             while progress.step < cell.train.last:

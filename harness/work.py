@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.config import Evaluate, Run
-from harness.errors import Stopped, UserError
+from harness.errors import OverLimit, Stopped, UserError
 from harness.grid import Resolved, evaluation_id
 from harness.schema import FORMAT
 from harness.store import Extent, Held, Store
@@ -94,6 +94,7 @@ def run_cell(
     if store.published(resolved.id) is None:
         publish(resolved, _train(resolved, run, store, notify, stop), store)
     store.delete(f"cells/{resolved.id}/training.pt")
+    evaluate = evaluate.model_copy(update={"batch": max(1, evaluate.batch // run.pieces)})  # no result depends on it
     evaluate_missing(resolved, evaluate, store, attempt, notify, stop, run.data_workers)
 
 
@@ -116,14 +117,21 @@ def _train(resolved: Resolved, run: Run, store: Store, notify: _Notifier, stop: 
     name = f"cells/{resolved.id}/training.pt"
     resume = load(store, name, "move it away, and the cell is trained from the start") if store.exists(name) else None
     steps = resolved.config.train.last
+
+    def report(record: dict[str, Any]) -> None:
+        notify.training(record, steps)
+        if run.limit_tokens is not None and record["tokens"] > run.limit_tokens:
+            raise OverLimit(f"{record['tokens']} training tokens, more than run.limit_tokens = {run.limit_tokens}")
+
     return train(
         resolved.config,
         resume=resume,
         save=lambda checkpoint: store.write(name, dump(checkpoint)),
         save_seconds=run.checkpoint_seconds,
-        report=lambda record: notify.training(record, steps),
+        report=report,
         stop=stop,
         workers=run.data_workers,
+        pieces=run.pieces,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from harness.config import Evaluate, Run
-from harness.errors import Diverged, Stopped, UserError, one_line, redacted
+from harness.errors import Diverged, OverLimit, Stopped, UserError, one_line, redacted
 from harness.grid import Resolved
 from harness.store import Store
 
@@ -30,6 +30,8 @@ Carry = Callable[
 """What does the work of a cell: `harness.work.run_cell`, or something of its signature."""
 
 UPLOAD_SECONDS = 15.0
+NO_MEMORY = ("can't allocate memory", "out of memory", "running low on memory")
+"""What PyTorch's allocators and libraries say, and Ray of an actor it ended."""
 log = logging.getLogger("lengthwise")
 
 
@@ -43,6 +45,8 @@ class Ended:
     traceback: str | None = None
     final: bool = False
     """Another attempt would end the same way."""
+    memory: bool = False
+    """It ran out of memory: one that needs less may end well."""
 
 
 class Board:
@@ -62,16 +66,16 @@ class Board:
 class Worker:
     """One process that takes cells one after another. `stop` is answered while `run` is busy."""
 
-    def __init__(self, store_url: str, run: Run, carry: Carry, board: Any) -> None:
-        self.store_url, self.settings, self.carry, self.board = store_url, run, carry, board
+    def __init__(self, store_url: str, gpus: float, carry: Carry, board: Any) -> None:
+        self.store_url, self.gpus, self.carry, self.board = store_url, gpus, carry, board
         self.stopping = threading.Event()
 
     def ready(self) -> None:
         """Raises UserError when the store cannot be used from this node."""
         self.store = Store(self.store_url).open()
-        self.device = take_gpu(self.settings.gpus) if self.settings.gpus else f"cpu {platform.machine()}"
+        self.device = take_gpu(self.gpus) if self.gpus else f"cpu {platform.machine()}"
 
-    def run(self, cell: Resolved, evaluate: Evaluate, attempt: str) -> Ended:
+    def run(self, cell: Resolved, evaluate: Evaluate, settings: Run, attempt: str) -> Ended:
         """Carry one cell. What goes wrong in it is returned, not raised: not every error can be pickled."""
         store = self.store
         store.begin_attempt(
@@ -79,21 +83,22 @@ class Worker:
         )
         with kept_log(store, f"cells/{cell.id}/logs/{attempt}.log"):
             log.info("%s: attempt %s of cell %s", cell.name, attempt, cell.id)
-            ended = self._carried(cell, evaluate, attempt)
+            ended = self._carried(cell, evaluate, settings, attempt)
             log.info("%s%s", ended.outcome, f": {ended.reason}" if ended.reason else "")
         record = {"outcome": ended.outcome, "reason": ended.reason, "traceback": ended.traceback}
         store.end_attempt(attempt, {"ended": now(), **record})
         return ended
 
-    def _carried(self, cell: Resolved, evaluate: Evaluate, attempt: str) -> Ended:
+    def _carried(self, cell: Resolved, evaluate: Evaluate, settings: Run, attempt: str) -> Ended:
         try:
-            self.carry(cell, evaluate, self.settings, self.store, attempt, self._report, self.stopping.is_set)
+            self.carry(cell, evaluate, settings, self.store, attempt, self._report, self.stopping.is_set)
         except Stopped as error:
             return Ended("stopped", one_line(error))
         except BaseException as error:
             traceback.print_exc()
-            final = isinstance(error, Diverged | UserError)
-            return Ended("failed", one_line(error), redacted(traceback.format_exc()), final)
+            final = isinstance(error, Diverged | OverLimit | UserError)
+            told = redacted(traceback.format_exc())
+            return Ended("failed", one_line(error), told, final, out_of_memory(error))
         return Ended("done")
 
     def _report(self, event: dict[str, Any]) -> None:
@@ -108,6 +113,14 @@ class Worker:
 
 WorkerActor: Any = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(Worker)
 BoardActor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, PyTorch (on a GPU or a CPU) or Ray's watch over a node's memory said so."""
+    if isinstance(error, MemoryError | ray.exceptions.OutOfMemoryError):
+        return True
+    said = str(error)
+    return type(error).__name__ == "OutOfMemoryError" or any(words in said for words in NO_MEMORY)
 
 
 def now() -> str:

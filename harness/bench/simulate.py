@@ -34,8 +34,6 @@ evaluate: {lengths: [5, 10, 20, 40, 80, 160, 240, 320, 480, 640], problems: 500}
 """200 cells at 10 lengths: a million rows."""
 _HALVES = {"interactive": 400.0, "cot": 20.0, "single_turn": 60.0, "direct": 8.0}
 _FACTORS = {"mamba1": 1.0, "mamba2": 0.6, "transformer": 0.03, "gru": 1.6, "hybrid": 0.2}
-_RECORDS = 250
-"""Of a training curve."""
 
 
 def accuracy(cell: Resolved, length: int) -> float:
@@ -55,18 +53,19 @@ def _generator(cell: Resolved, purpose: str) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(cell.id.encode()), zlib.crc32(purpose.encode())])
 
 
-def simulate(grid: Grid, store: Store) -> None:
+def simulate(grid: Grid, store: Store, failed_every: int | None = 50, records: int = 250) -> None:
     """Write what a run of the grid would have left: weights' summaries, curves, rows and attempts; no weights.
 
-    One cell in fifty has failed. Raises UserError for a grid of settings whose truth is not stated here.
+    One cell in `failed_every` has failed; curves have at most so many `records`. Raises UserError for a grid of
+    settings whose truth is not stated here.
     """
     if unknown := {cell.config.setting for cell in grid.cells} - _HALVES.keys():
         raise UserError(f"grid {grid.file.name}: no truth is stated for the settings {', '.join(sorted(unknown))}")
     for place, cell in enumerate(grid.cells):
-        failed = place % 50 == 49
+        failed = failed_every is not None and place % failed_every == failed_every - 1
         _attempt(cell, failed, store)
         if not failed:
-            _publish(cell, store)
+            _publish(cell, store, records)
             for length in grid.evaluate(cell).lengths:
                 _point(cell, grid, length, store)
 
@@ -83,7 +82,7 @@ def _attempt(cell: Resolved, failed: bool, store: Store) -> None:
     store.end_attempt(f"{cell.id}-1", {"ended": "2026-01-15T10:33:00+00:00", **outcome})
 
 
-def _publish(cell: Resolved, store: Store) -> None:
+def _publish(cell: Resolved, store: Store, records: int) -> None:
     chance = _generator(cell, "training")
     checkpoint, steps = _checkpoint(cell), cell.config.train.steps
     parameters = int(chance.integers(180_000, 420_000))
@@ -105,7 +104,7 @@ def _publish(cell: Resolved, store: Store) -> None:
         "train_kernels": "scan=reference attention=sdpa",
         "versions": "lengthwise=0 torch=0 python=0",
     }
-    step = np.unique(np.linspace(1, steps, _RECORDS).astype(int))
+    step = np.unique(np.linspace(1, steps, records).astype(int))
     curve = pl.DataFrame(
         {
             "cell": pl.repeat(cell.id, len(step), eager=True),

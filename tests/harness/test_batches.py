@@ -8,7 +8,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from harness.batches import IGNORED, ROWS_OF_A_PART, Envelope, cheapest, collate, interleave, pack, split, stable
+from harness.config import Cell
+from harness.step import stepper
 from harness.stream import Row, Source, steps
+from harness.train import make_optimiser
 from models.build import build
 
 
@@ -44,6 +47,24 @@ def test_packing_wastes_little_and_meets_few_shapes():
     real, padding = (sum(getattr(batch, name) for batch in batches) for name in ("real", "padding"))
     assert real / (real + padding) > 0.93
     assert len({batch.shape for batch in batches}) <= 6
+
+
+def test_pieces_are_finer_and_give_the_same_gradient(rows):
+    coarse, fine = split(rows), split(rows, pieces=4)
+    assert len(fine.parts) == 4 * len(coarse.parts)
+    assert (fine.own, fine.real) == (coarse.own, coarse.real)
+    assert max(part.tokens.numel() for part in fine.parts) < max(part.tokens.numel() for part in coarse.parts) / 3
+    assert len(split(rows[:3], pieces=8).parts) == 3
+    cell = Cell(architecture="gru")
+    weights = []
+    for pieces in (1, 4):
+        model = build("gru", "tiny", 64, seed=0)
+        taken = stepper(model, make_optimiser(model, cell.train), cell, pieces)
+        taken.step(taken.batch(rows), 1e-3)
+        weights.append((torch.cat([parameter.grad.flatten() for parameter in model.parameters()]), taken.check()))
+    (whole, told), (pieced, also_told) = weights
+    assert torch.allclose(whole, pieced, rtol=1e-4, atol=1e-6)
+    assert told == pytest.approx(also_told, rel=1e-5)
 
 
 def test_rows_of_very_different_lengths_are_not_padded_to_the_longest():

@@ -1,5 +1,6 @@
 """The driver: a pool of workers, retries counted apart, nothing lost, whoever dies."""
 
+import dataclasses
 import io
 import json
 import os
@@ -12,17 +13,19 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from rich.console import Console
 
 from harness import driver
-from harness.cluster import cluster, room, with_gpus
+from harness.cluster import Shape, cluster, room, with_gpus
 from harness.config import Cell, Evaluate, GridFile, Run
-from harness.driver import attempt_id, longest_first, refuse_relative_store, run_grid
-from harness.errors import Diverged, Stopped, UserError
-from harness.grid import Grid, Resolved, evaluation_id
+from harness.driver import Task, Tries, attempt_id, longest_first, refuse_relative_store, run_grid
+from harness.errors import Diverged, OverLimit, Stopped, UserError
+from harness.grid import Grid, Resolved, evaluation_id, parse
 from harness.progress import Progress, clock
 from harness.store import Extent, Held, Store
-from harness.work import missing
+from harness.work import missing, run_cell
+from harness.worker import Ended, out_of_memory
 
 EVALUATE = Evaluate(lengths=(1, 2))
 MEMORY = 200 * 2**20
@@ -40,7 +43,13 @@ def finish(cell, evaluate, store):
 def scripted(cell, evaluate, run, store, attempt, report, stop):
     """Work that does what the name of its cell says."""
     tries = len(store.attempts({cell.id}))
-    seen = {"pid": os.getpid(), "environment": {name: os.environ.get(name) for name in WATCHED}}
+    resources = ray.get_runtime_context().get_assigned_resources()
+    seen = {
+        "pid": os.getpid(),
+        "pieces": run.pieces,
+        "cpus": resources.get("CPU"),
+        "environment": {name: os.environ.get(name) for name in WATCHED},
+    }
     store.write(f"seen/{cell.id}/{attempt}.json", json.dumps(seen).encode())
     print("printed by", cell.name, flush=True)
     os.write(2, b"written by C\n")
@@ -50,6 +59,10 @@ def scripted(cell, evaluate, run, store, attempt, report, stop):
         os._exit(1)
     if action == "raise":
         raise RuntimeError(f"boom in {cell.id}")
+    if action == "hungry" and run.pieces < 4:
+        raise torch.OutOfMemoryError(f"CUDA out of memory with pieces={run.pieces}")
+    if action == "hang":
+        time.sleep(600)
     if action == "diverge":
         raise Diverged("loss nan")
     if action == "misuse":
@@ -72,7 +85,14 @@ def store(tmp_path):
 @pytest.fixture(scope="module")
 def two_cpus():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init("local", num_cpus=2, object_store_memory=MEMORY, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        "local",
+        num_cpus=2,
+        labels={"kind": "small"},
+        object_store_memory=MEMORY,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
     yield
     ray.shutdown()
 
@@ -80,6 +100,12 @@ def two_cpus():
 def grid_of(*names, **run):
     file = GridFile(name="g", axes={"seed": [0]}, evaluate=EVALUATE, run=Run(**run))
     return Grid(file, "", [Resolved(f"{index:02}", name, Cell()) for index, name in enumerate(names)])
+
+
+def with_runs(grid, **own):
+    """The grid with runs of their own for cells, by name."""
+    runs = {cell.id: grid.file.run.model_copy(update=own[cell.name]) for cell in grid.cells if cell.name in own}
+    return dataclasses.replace(grid, own_runs=runs)
 
 
 def drive(grid, store, **more):
@@ -181,6 +207,106 @@ def test_workers_are_renewed(two_cpus, store):
     assert drive(grid, store)[0].done == 5
     pids = [seen(store, cell.id)[0]["pid"] for cell in grid.cells]
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
+
+
+@pytest.mark.ray
+def test_a_cell_that_runs_out_of_memory_is_tried_with_smaller_pieces(two_cpus, store):
+    outcome, _ = drive(grid_of("hungry", "good", attempts=1, workers=1), store)
+    assert (outcome.done, outcome.failed) == (2, {})
+    assert [record["pieces"] for record in seen(store, "00")] == [1, 2, 4]
+    assert outcomes(store, "00") == ["failed", "failed", "done"]
+    assert "OutOfMemoryError" in store.attempts({"00"})[0]["reason"]
+
+
+@pytest.mark.ray
+def test_cells_of_different_shapes_have_workers_of_their_own(two_cpus, store):
+    small, large = {"cpus": 0.5, "labels": {"kind": "small"}}, {"cpus": 2}
+    grid = with_runs(grid_of("good", "large", "good-2", "large-2"), large=large, **{"large-2": large, "good-2": small})
+    outcome, _ = drive(grid, store)
+    assert outcome.done == 4
+    assert [seen(store, cell.id)[0]["cpus"] for cell in grid.cells] == [1, 2, 0.5, 2]
+
+
+@pytest.mark.ray
+def test_an_attempt_that_takes_too_long_is_ended(two_cpus, store):
+    grid = with_runs(grid_of("hang", "good", workers=1), hang={"limit_seconds": 1.0})
+    outcome, _ = drive(grid, store)
+    assert outcome.done == 1
+    assert outcome.failed == {"00 (hang)": "OverLimit: took longer than run.limit_seconds = 1"}
+    assert outcomes(store, "00") == ["failed"]
+
+
+@pytest.mark.ray
+def test_no_more_cells_are_under_way_than_there_are_workers(two_cpus, store, monkeypatch):
+    """However many wait: what waits is not in Ray's object store."""
+    most, whole = [], driver.Driver._turn
+
+    def turn(self):
+        most.append((len(self.busy), len(self.slots), sum(map(len, self.waiting.values()))))
+        whole(self)
+
+    monkeypatch.setattr(driver.Driver, "_turn", turn)
+    assert drive(grid_of(*["good"] * 20), store)[0].done == 20
+    assert max(waiting for _, _, waiting in most) >= 18
+    assert all(busy <= slots <= 2 for busy, slots, _ in most)
+
+
+def test_budgets_of_attempts_are_counted_apart():
+    run, tries = Run(attempts=2, lost_attempts=3, memory_attempts=2), Tries()
+    lost, failed, memory = Ended("lost"), Ended("failed"), Ended("failed", memory=True)
+    assert [tries.spent(ended, run) for ended in (lost, failed, memory, lost)] == [False] * 4
+    assert all(tries.spent(ended, run) for ended in (lost, failed, memory))
+    assert Tries().spent(Ended("failed", final=True), run)
+
+
+def test_what_runs_out_of_memory_needs_less_then_gets_more():
+    task = Task(grid_of("a").cells[0], Run(gpus=0.25))
+    told = []
+    for _ in range(4):
+        task.tries.spent(Ended("failed", memory=True), task.run)
+        task.need_less()
+        told.append((task.run.pieces, task.run.gpus))
+    assert told == [(2, 0.25), (4, 0.25), (8, 0.5), (16, 1.0)]
+    whole = Task(grid_of("a").cells[0], Run(gpus=2), Tries(memory=5))
+    whole.need_less()
+    assert whole.run.gpus == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (MemoryError(), True),
+        (ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory"), True),
+        (RuntimeError("boom"), False),
+    ],
+)
+def test_running_out_of_memory_is_recognised(error, memory):
+    assert out_of_memory(error) is memory
+
+
+def test_a_cell_may_not_train_on_more_tokens_than_its_limit(store):
+    grid = load_text("base: {architecture: gru, train: {max_length: 2, steps: 20, batch: 8, validation: 4}}")
+    (cell,) = grid.cells
+    with pytest.raises(OverLimit, match=r"\d+ training tokens, more than run.limit_tokens = 100"):
+        run_cell(cell, grid.evaluate(cell), Run(limit_tokens=100), store, "a")
+
+
+def test_a_grid_may_carry_some_cells_out_otherwise():
+    grid = load_text(
+        "overrides: [{where: {seed: 1}, run: {gpus: 0.5, labels: {kind: L4}}}]\nrun: {cpus: 2}", seeds=[0, 1]
+    )
+    first, second = (grid.run(cell) for cell in grid.cells)
+    assert (first.cpus, first.gpus, second.cpus, second.gpus, second.labels) == (2, None, 2, 0.5, {"kind": "L4"})
+    with pytest.raises(UserError, match=r"overrides.*run: .*workers is the whole grid's, not a cell's"):
+        load_text("overrides: [{run: {workers: 2}}]")
+    with pytest.raises(UserError, match=r"overrides\[0\].run: unknown key 'gpu' \(did you mean 'gpus'\?\)"):
+        load_text("overrides: [{run: {gpu: 2}}]")
+
+
+def load_text(more, seeds=(0,)):
+    return parse(f"name: g\naxes: {{seed: {list(seeds)}}}\nevaluate: {{lengths: [1], problems: 2}}\n{more}", "g")
 
 
 @pytest.mark.ray
@@ -305,10 +431,13 @@ def test_room_counts_what_each_living_node_can_hold():
         {"Alive": True, "Resources": {"CPU": 3.0}},
         {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
-    assert room(nodes, Run(cpus=2)) == 5
-    assert room(nodes, Run(cpus=1, gpus=0.25)) == 4
-    assert room(nodes, Run(cpus=0.1, gpus=0.1)) == 10
-    assert room(nodes, Run(cpus=16)) == 0
+    assert room(nodes, Shape.of(Run(cpus=2))) == 5
+    assert room(nodes, Shape.of(Run(cpus=1, gpus=0.25))) == 4
+    assert room(nodes, Shape.of(Run(cpus=0.1, gpus=0.1))) == 10
+    assert room(nodes, Shape.of(Run(cpus=16))) == 0
+    labelled = [{**nodes[0], "Labels": {"kind": "H100"}}, {**nodes[1], "Labels": {"kind": "L4"}}]
+    assert room(labelled, Shape.of(Run(labels={"kind": "L4"}))) == 3
+    assert room(labelled, Shape.of(Run(labels={"kind": "L4", "zone": "a"}))) == 0
 
 
 def test_workers_take_a_gpu_where_there_are_any():
@@ -326,6 +455,9 @@ def test_longest_cells_come_first():
     cells = [Resolved(cell.id, cell.name, Cell(train={"max_length": lengths[cell.name]})) for cell in grid.cells]
     todo = {cell.id: missing(cell, EVALUATE, FakeStore(trained={"01"})) for cell in cells}
     assert [cell.name for cell in longest_first(cells, todo)] == ["c", "a", "b"]  # b only needs evaluation
+    far = Evaluate(lengths=(100_000,), problems=1000)
+    todo["01"] = missing(cells[1], far, FakeStore(trained={"01"}))
+    assert [cell.name for cell in longest_first(cells, todo)] == ["b", "c", "a"]
 
 
 class FakeStore:

@@ -171,8 +171,9 @@ def test_plan_and_status_tell_of_the_search(tmp_path, store, capsys):
     print_plan(grid, None)
     lines = capsys.readouterr().out.splitlines()
     assert sum("train 8 of 8 trials" in line for line in lines) == 2
-    assert lines[-2].startswith("search: 16 trials to train: ")
-    assert "6 of 6 cells to train, 12 of 12 points" in lines[-1]
+    assert lines[-3].startswith("search: 16 trials to train: ")
+    assert "6 of 6 cells to train, 12 of 12 points" in lines[-2]
+    assert "22 cells not counted" in lines[-1]
     print_status(grid, store)
     assert "0 of 8 trials trained, 3 cells wait" in capsys.readouterr().out
     for choice in choices(grid):
