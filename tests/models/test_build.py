@@ -16,7 +16,7 @@ TRAINED = [name for name in ARCHITECTURES if resolve(name).learns == "gradients"
     ("arguments", "message"),
     [
         (("mamba3", "tiny", 9), r"'mamba3'; allowed: mamba1, .*lookup or an import path module:Class; did you mean"),
-        (("gru", "tinny", 9), r"unknown size of gru 'tinny'; allowed: tiny, paper; did you mean 'tiny'\?"),
+        (("gru", "tinny", 9), r"unknown size of gru 'tinny'; allowed: tiny, small, paper; did you mean 'tiny'\?"),
         (("sliding", "tiny", 9, {"windw": 3}), r"option of sliding 'windw'; allowed: .*heads.*did you mean 'window'\?"),
         (("gru", "tiny", 9, {"layers": 0}), r"gru: layers: 0 is not a whole number of at least 1"),
         (("gru", "tiny", 9, {"layers": True}), r"gru: layers: True is not a whole number"),
