@@ -400,6 +400,48 @@ def check(
 
 
 @app.command()
+def collect(
+    task: Annotated[str, typer.Argument(help="code_fix.")],
+    endpoint: Annotated[str, typer.Option(help="An OpenAI-compatible API: http://HOST:PORT/v1")],
+    model: Annotated[str, typer.Option(help="Its name there.")],
+    out: Annotated[Path, typer.Option(help="The trajectories that are kept; every attempt is kept beside it.")],
+    agent: Annotated[str, typer.Option(help="Who works on the problems.")] = "mini-swe-agent",
+    count: Annotated[int, typer.Option("--problems", min=1, help="How many.")] = 200,
+    max_length: Annotated[int, typer.Option(min=1, help="Functions of a code base, at most.")] = 16,
+    backend: Annotated[str, typer.Option(help="Where commands run.")] = "bubblewrap",
+    steps: Annotated[int, typer.Option(min=1, help="Turns of an attempt, at most.")] = 60,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a reply.")] = 120,
+    temperature: Annotated[float | None, typer.Option(help="Left out, as the endpoint has it.")] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Problems at a time.")] = 16,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; left out, one is started here.")] = None,
+) -> None:
+    """Collect trajectories of another agent to train on. Run it again to go on. OPENAI_API_KEY is passed on."""
+    from harness.distill import AGENTS, Asked
+    from harness.distill import collect as run
+    from harness.errors import UserError, unknown
+
+    if task != "code_fix":
+        raise unknown("task to collect for", task, ("code_fix",))
+    if agent not in AGENTS:
+        raise unknown("agent", agent, AGENTS)
+    asked = Asked(endpoint, model, count, max_length, backend, steps, timeout, temperature)
+    try:
+        counts = run(
+            asked,
+            out,
+            parallel,
+            address,
+            lambda one, done, total: typer.echo(f"{done}/{total} {one.outcome}", err=True),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    typer.echo(", ".join(f"{number} {name}" for name, number in counts.most_common()))
+    typer.echo(f"trajectories: {out}; to train on them: --set task=tasks.code_fix:{out}")
+    if counts["not begun"]:
+        sys.exit(INTERRUPTED)
+
+
+@app.command()
 def doctor(
     everything: Annotated[
         bool, typer.Option("--all", help="Check those that were not chosen, too; takes minutes.")

@@ -35,6 +35,8 @@ class Train(Strict):
     """Share of the steps over which the learning rate rises linearly; then it falls along a cosine to 0."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient."""
+    context: Positive | None = None
+    """Only the first so many tokens of a trajectory are trained on; left out, all of it."""
     validation: Positive = 128
     """Validation problems at training lengths, on which fit and hyper-parameters are judged."""
     mixture: dict[str, Share] = {}

@@ -95,7 +95,7 @@ def _batch(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
-    if settings.mode == "live":
+    if settings.mode == "live" or not scenario.task.oracle:
         rows = live(model, scenario, batch, settings)
     else:
         rows = verify_then_continue(model, scenario, batch, settings, room, helpers)
@@ -107,7 +107,7 @@ def _batch(
     if model.learns == "reading":
         for row, problem in zip(rows, batch):
             row.update(coverage(model, scenario, problem, settings.chunk))
-    if settings.mode == "verify":
+    if settings.mode == "verify" and scenario.task.oracle:
         standing_check(model, scenario, batch, rows, settings)
     return rows
 
@@ -173,6 +173,7 @@ def verify_then_continue(
 
 def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Evaluate) -> list[Row]:
     """Live rollouts from the question on, compared with the oracle afterwards."""
+    known = scenario.task.oracle
     oracles = [scenario.encoded(problem) for problem in batch]
     starts = [
         from_question(scenario, problem, limit(len(oracle.ids), settings), settings.corrupt)
@@ -191,19 +192,28 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
             tool_calls=oracle.calls,
             longest_walk=oracle.longest_walk,
         )
-        at = first_difference(oracle, rollout.ids, start.position)
+        at = first_difference(oracle, rollout.ids, start.position) if known else None
         upto = len(rollout.ids) if at is None else at - start.position + 1
         margin = _least(rollout.margins[:upto])
         tool = start.environment.tool
         if isinstance(tool, Corrupted):
             row.update(corrupted=tool.replaced, corrupted_at=tool.first)
-        row.update(mode="live", exact=at is None, margin=margin, near_tie=margin < NEAR_TIE[settings.precision])
+        row.update(
+            mode="live",
+            exact=at is None if known else None,
+            margin=margin,
+            near_tie=margin < NEAR_TIE[settings.precision],
+        )
         if at is not None:
             got = rollout.ids[at - start.position]
             row.update(describe(scenario, problem, at, got)[0], rollout=_trace(scenario, rollout.ids[upto - 1 :]))
             rollout = Rollout(rollout.ids, rollout.margins[upto:], rollout.ending, rollout.output)
         _ending(row, scenario, problem, rollout)
         row["rollout_tokens"] = len(rollout.ids)
+        if not known:
+            wrong = "past_budget" if rollout.ending == "past_budget" else "wrong_output"
+            row.update(failure=None if row["answer_right"] else wrong, tokens=start.position + len(rollout.ids))
+            row.update(rollout_margin=None, tool_calls=rollout.calls, longest_walk=rollout.longest_walk)
         rows.append(row)
     return rows
 

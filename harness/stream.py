@@ -54,6 +54,8 @@ class Source:
     """Other tasks -> their share of the problems."""
     stress: Mapping[str, float] = field(default_factory=dict)
     """Stress sets of the task -> their share of its problems."""
+    context: int | None = None
+    """Tokens of a trajectory that are kept, from its beginning; None: all."""
 
     def __post_init__(self) -> None:
         if self.size > BLOCK:
@@ -96,7 +98,8 @@ def _made_here(source: Source, start: int, stride: int = 1) -> Generator[list[Ro
         rows = []
         for whose, problem in problems[place * source.size : (place + 1) * source.size]:
             encoded = whose.encoded(problem)
-            rows.append(Row(encoded.ids, encoded.own, whose.task.name))
+            kept = slice(source.context)
+            rows.append(Row(encoded.ids[kept], encoded.own[kept], whose.task.name))
         yield rows
 
 

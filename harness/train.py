@@ -15,9 +15,10 @@ from torch import Tensor
 
 from harness.ahead import in_thread
 from harness.batches import split
-from harness.config import Cell, Train
+from harness.config import Cell, Evaluate, Train
 from harness.decide import autocast
 from harness.errors import Stopped
+from harness.evaluate import live
 from harness.step import AnyBatch, Stepper, determinism, own_loss, stepper
 from harness.stream import Source, steps, tokens_by_task
 from harness.verify import verify
@@ -30,6 +31,8 @@ LOG_EVERY = 10
 DATA_WORKERS = 4
 """Processes that make the data of a GPU ahead, unless told otherwise."""
 BATCHES_AHEAD = 4
+LIVE_BUDGET = 4.0
+"""Tokens of a validation rollout without an oracle, in those of the solver's trajectory."""
 FIT = 0.95
 """Exact trajectories on validation problems at training lengths below which a cell counts as unfit."""
 
@@ -54,7 +57,7 @@ class Trained:
     model: Any
     progress: Progress
     validation_exact: float
-    """Share of exact trajectories on validation problems at training lengths."""
+    """Share of exact trajectories (without an oracle: of right answers) on validation problems at training lengths."""
     validation_loss: float
     """Mean cross-entropy, in nats, of the tokens the model makes itself along them."""
     validation_problems: int
@@ -143,6 +146,7 @@ def source_of(cell: Cell) -> Source:
         cell.tool_options,
         cell.train.mixture,
         cell.train.stress,
+        cell.train.context,
     )
 
 
@@ -198,6 +202,10 @@ def validate(model: Any, scenario: Scenario, cell: Cell) -> tuple[float, float, 
     """Exact trajectories and loss on validation problems at training lengths, as in `Trained`, and their number."""
     model.eval()
     problems = validation_problems(scenario.task, cell.train.max_length, cell.train.validation)
+    if not scenario.task.oracle:
+        settings = Evaluate(lengths=(1,), mode="live", budget=LIVE_BUDGET, precision=cell.precision)
+        rows = live(model, scenario, problems, settings)
+        return sum(bool(row["answer_right"]) for row in rows) / len(rows), math.nan, len(rows)
     results = verify(model, scenario, problems, chunk=1024, precision=cell.precision)
     exact = sum(result.divergence is None for result in results) / len(results)
     batch, device = split([scenario.encoded(problem) for problem in problems]), next(model.parameters()).device

@@ -73,6 +73,10 @@ class Task(ABC):
     forms: ClassVar[tuple[str, ...]] = ("faithful",)
     """Trajectory forms; `faithful` is solved by `solve`, any other form `x` by `solve_x`."""
 
+    oracle: ClassVar[bool] = True
+    """Whether a right model's trajectory is the solver's. Without: the solver is only a measure of how many tokens a
+    problem takes; training reads `recorded` trajectories, and evaluation is live and judges the output alone."""
+
     several_answers: ClassVar[bool] = False
     """Other outputs than `Problem.answer` may be right, too."""
 
@@ -108,6 +112,10 @@ class Task(ABC):
     @abstractmethod
     def solve(self, problem: Problem, agent: Agent) -> None:
         """Solve the problem from what `agent.command` shows, ending with the output (settings interactive and cot)."""
+
+    def recorded(self, problem: Problem) -> Sequence[tuple[Role, str]] | None:
+        """A trajectory of another agent, as pieces of text with their roles; None: the solver's own is taken."""
+        return None
 
     def call(self, problem: Problem, agent: Agent) -> None:
         """Solve the problem with a single command (setting single_turn)."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import ClassVar
+from zlib import crc32
 
 from tasks.agent import Agent
-from tasks.base import Problem, Task
+from tasks.base import Problem, Role, Task
 from tools.base import Tool
 from tools.sandbox import Backend
 from tools.shell import CLOSE, OPEN, Shell
@@ -22,6 +25,14 @@ NAMES = 1000
 """Functions are named f0 .. f999; larger code bases take further numbers."""
 AT_ONCE = 3
 """Files that the interactive solver repairs after a run."""
+
+TOLD = (
+    "The program main.py stops with an error: foo prints the variable v10, which is declared in main.py and not known "
+    "in foo. Hand v10 on as an argument along every path of calls from main.py to foo: every function on a path must "
+    "take v10 as a parameter and pass it to those it calls that need it. Every function is in the file of its name. "
+    "Change nothing else."
+)
+"""The bug, and how to repair it, for an agent that was not trained on it."""
 
 RUN = "python main.py 2>&1 >/dev/null | tail -n 7"
 PRINT = "cat *.py"
@@ -254,6 +265,70 @@ class CodeFix(Task):
     def work(self, problem: Problem) -> int:
         """Files that have to be changed."""
         return len(needing(read(problem.prompt)))
+
+
+class Recorded(CodeFix):
+    """`code_fix` as it is learnt from trajectories of another agent, which a file of `lengthwise collect` holds.
+
+    Nobody else repairs in quite that way, so models are judged by what they leave alone.
+    """
+
+    oracle = False
+    settings: ClassVar[Mapping[str, tuple[str, ...]]] = {"interactive": ("shell",)}
+    tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "shell": {**CodeFix.tool_options["shell"], "backend": "bubblewrap", "output_chars": 10_000}
+    }
+    held: ClassVar[Mapping[str, Sequence[tuple[Role, str]]]] = {}
+    """Question -> trajectory."""
+
+    def sample_training(self, rng: random.Random, max_length: int) -> Problem:
+        within = _within(type(self), max_length)
+        if not within:
+            raise ValueError(f"{self.name}: no trajectory of at most {max_length} functions")
+        return rng.choice(within)
+
+    def recorded(self, problem: Problem) -> Sequence[tuple[Role, str]] | None:
+        return self.held.get(read(problem.prompt))
+
+
+@cache
+def _within(task: type[Recorded], max_length: int) -> list[Problem]:
+    problems = (task().parse(tuple(spelled(question))) for question in task.held)
+    return [problem for problem in problems if problem.length <= max_length]
+
+
+def __getattr__(name: str) -> type[Recorded]:
+    """The task learnt from the trajectories of a file, by its path.
+
+    Raises:
+        AttributeError: not the path of a JSONL file.
+        ValueError: a bad file.
+    """
+    if name.endswith(".jsonl"):
+        return _recorded(name, Path(name).absolute())
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r} (a file of trajectories is named `PATH.jsonl`)"
+    )
+
+
+@cache
+def _recorded(name: str, path: Path) -> type[Recorded]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: cannot be read ({error})") from error
+    held: dict[str, Sequence[tuple[Role, str]]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            pieces = [(Role[role.upper()], str(said)) for role, said in entry["pieces"]]
+            held[read(Recorded().parse(tuple(spelled(entry["question"]))).prompt)] = pieces
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{name}, line {number}: not a trajectory as `lengthwise collect` writes it") from error
+    if not held:
+        raise ValueError(f"{name}: no trajectory in it")
+    revision = CodeFix.revision << 32 | crc32(text.encode())
+    return type(name, (Recorded,), {"__module__": __name__, "__qualname__": name, "held": held, "revision": revision})
 
 
 def _command(agent: Agent, command: str) -> str:

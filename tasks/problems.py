@@ -69,7 +69,8 @@ def problems(task: Task, purpose: Purpose, length: int, count: int, which: str =
 def validation_problems(task: Task, max_length: int, count: int) -> list[Problem]:
     """The first `count` distinct problems for validation, drawn as in training up to `max_length`."""
     rng = generator(task, "validation", "training lengths", max_length)
-    draws = (task.sample_training(rng, max_length) for _ in iter(int, 1))
+    draw = task.sample_training if task.oracle else _up_to(task.sample)  # recorded problems are all for training
+    draws = (draw(rng, max_length) for _ in iter(int, 1))
     return _distinct(task, draws, "validation", count, None)
 
 

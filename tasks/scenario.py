@@ -146,9 +146,29 @@ class Scenario:
         return np.array([role not in given for role in Role])
 
     def _whole(self, problem: Problem) -> Piece:
+        recorded = self.task.recorded(problem) if self.setting == "interactive" else None
+        if recorded is not None:
+            return self._copied(problem, recorded)
         pieces: list[Piece] = []
         self._run(problem, Agent(problem.prompt, self.make_tool(), pieces.append))
         return pieces[0]
+
+    def _copied(self, problem: Problem, recorded: Sequence[tuple[Role, str]]) -> Piece:
+        """A recorded trajectory, every command a step."""
+        encode = self.make_tool().encode  # type: ignore[attr-defined]  # recorded text is for tools of text
+        tokens, roles, begins = list(problem.prompt), bytearray([Role.QUESTION]) * len(problem.prompt), {0: 0}
+        before, calls = Role.OBSERVATION, 0
+        for role, text in recorded:
+            if before == Role.OBSERVATION:
+                begins[len(begins)] = len(tokens)
+            pieces = encode(text)
+            tokens += pieces
+            roles += bytes([role]) * len(pieces)
+            before, calls = role, calls + (role == Role.OBSERVATION)
+        tokens.append(EOS)
+        roles.append(Role.END)
+        phases = {step: "turn" if step else "question" for step in begins}
+        return Piece(tokens, roles, begins, phases, calls, 0)
 
     def _pieces(self, problem: Problem, chunk: int) -> Iterator[Piece]:
         """Run the solver as a coroutine that hands over each piece, so that it stays a plain program."""

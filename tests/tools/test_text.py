@@ -56,7 +56,7 @@ def test_the_shipped_tokenizer_is_learnt_from_training_problems():
 
 @pytest.mark.parametrize("name", ["no/such/place.json", "/nowhere", ""])
 def test_a_missing_tokenizer_gives_one_line(name, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"tokenizer '.*neither bytes, code") as error:
         tokenizer(name)
     assert "\n" not in str(error.value)
