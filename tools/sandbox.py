@@ -3,7 +3,7 @@
 Nothing of a command stays but its output and the regular files it leaves in `/work`, and those come back as a value:
 no untrusted file is ever written on this machine. What `Bubblewrap` stops, each held by a test of its own:
 
-* network: a network namespace with nothing but its own loopback;
+* network: a network namespace with nothing but its own loopback, and no sockets but those it contains;
 * other processes: a PID namespace; they can be neither seen nor signalled, and when the command ends or is stopped
   the kernel ends whatever it left in the background;
 * files: `/usr` read-only, `/work` and `/tmp` of limited size in memory; nothing else of this machine is there;
@@ -19,6 +19,7 @@ as long as the time limit, and some hundred megabytes of the kernel's own memory
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import platform
@@ -73,7 +74,7 @@ class Limits:
     processes: int = 32
     file: int = 8 * MIB
     """Bytes of a file."""
-    folder: int = 64 * MIB
+    folder: int = 16 * MIB
     """Bytes of all files."""
     output: int = 1 * MIB
     """Bytes of output; a process that writes more gets an error or a signal."""
@@ -116,17 +117,21 @@ class Backend(Protocol):
 
 
 # Unpacks the folder from its standard input, runs the command, and packs folder and output to standard output. The
-# command could forge that: it can say nothing but what is in its own folder. `kill -1` spares this shell and ends what
-# runs in the background, in a PID namespace of its own (where numbers are small) and never elsewhere.
+# command could forge that, and say no more than what it could write itself.
 _SCRIPT = """
 cd "$2" && tar -xf - || exit 125
 (ulimit -c 0; ulimit -f {file}; ulimit -t {cpu}; ulimit -n 128; ulimit -v {memory}; {processes}
  exec bash --norc --noprofile -c "$1") </dev/null >"$3/output" 2>&1
 status=$?
-if [ $$ -lt 50 ]; then kill -9 -1 2>/dev/null; fi
+{reap}
 echo "status $status" >&2
 tar --format=gnu --hard-dereference -cf - -C "$2" . -C "$3" output
 """
+
+
+_REAP = "if [ $$ -lt 50 ]; then kill -9 -1 2>/dev/null; fi"
+"""Ends what runs in the background, before the folder is packed; spares this shell. In a PID namespace of its own only,
+where numbers are small: elsewhere it would end everything of the user's."""
 
 
 @dataclass(frozen=True)
@@ -211,9 +216,7 @@ class Isolated:
 
     def end(self, process: subprocess.Popen[bytes]) -> None:
         """Leave nothing of it, whether it has ended or not."""
-        for child in _descendants(process.pid):
-            with suppress(OSError):
-                os.kill(child, signal.SIGKILL)
+        _kill(process.pid)
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -221,13 +224,14 @@ class Isolated:
             if pipe is not None:
                 pipe.close()
 
-    def script(self, processes: bool = True) -> str:
+    def script(self, processes: bool = True, reap: bool = True) -> str:
         limit = f"ulimit -u {self.limits.processes};" if processes else ""
         return _SCRIPT.format(
             file=self.limits.file // 1024,
             cpu=max(1, round(self.limits.seconds)),
             memory=self.limits.memory // 1024,
             processes=limit,
+            reap=_REAP if reap else "",
         )
 
 
@@ -316,7 +320,7 @@ class Local(Isolated):
             work, out = Path(folder, "work"), Path(folder, "out")
             work.mkdir()
             out.mkdir()
-            script = self.script(processes=False)
+            script = self.script(processes=False, reap=False)
             yield ["bash", "--norc", "--noprofile", "-c", script, "bash", command, str(work), str(out)], []
 
     def environment(self) -> dict[str, str]:
@@ -419,12 +423,14 @@ def _plain(name: str) -> bool:
 @contextmanager
 def _in_memory(content: bytes) -> Iterator[int]:
     """A file that is nowhere, open at its beginning."""
-    handle = os.memfd_create("lengthwise")
+    handle = os.memfd_create("lengthwise", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         view = memoryview(content)
         while view:
             view = view[os.write(handle, view) :]
         os.lseek(handle, 0, os.SEEK_SET)
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(handle, fcntl.F_ADD_SEALS, seals)  # who inherits it can read it and no more
         yield handle
     finally:
         os.close(handle)
@@ -461,6 +467,21 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
+def _kill(pid: int) -> None:
+    """End all below a process. Ids may be given to other processes meanwhile, handles may not: a handle is used if its
+    process was below this one after it had been opened."""
+    handles: dict[int, int] = {}
+    for child in _descendants(pid):
+        with suppress(OSError):
+            handles[child] = os.pidfd_open(child)
+    still = set(_descendants(pid))
+    for child, handle in handles.items():
+        with suppress(OSError):
+            if child in still:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.close(handle)
+
+
 def _resident(pid: int) -> int:
     """Bytes in memory of all below a process."""
     pages = 0
@@ -484,6 +505,9 @@ _FORBIDDEN: Mapping[str, Sequence[int]] = {
     ),
 }
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_SOCKET = {"x86_64": 41, "aarch64": 198}
+_FAMILIES = (1, 2, 10, 16)
+"""Of sockets: Unix, IPv4, IPv6 and netlink, which namespaces contain. Others lead out: AF_VSOCK to a VM's host."""
 
 
 @cache
@@ -493,10 +517,21 @@ def _seccomp() -> bytes:
     if machine not in _FORBIDDEN:
         raise SandboxUnavailable(f"bubblewrap: no filter of system calls for {machine}; known: x86_64, aarch64")
     load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
+    permitted, refused, killed = 0x7FFF0000, 0x00050001, 0x80000000
     numbers = _FORBIDDEN[machine]
-    lines = [(load, 0, 0, 4), (equal, 1, 0, _ARCHITECTURES[machine]), (answer, 0, 0, 0x80000000), (load, 0, 0, 0)]
-    # The x32 calls of x86-64 carry bit 30.
-    lines.append((at_least, len(numbers) + 1, 0, 0x40000000))
-    lines += [(equal, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
-    lines += [(answer, 0, 0, 0x7FFF0000), (answer, 0, 0, 0x00050001)]
+    family = 7 + len(numbers)  # where the check of a socket's family begins
+    refusal = family + 1 + len(_FAMILIES)
+    lines = [(load, 0, 0, 4), (equal, 1, 0, _ARCHITECTURES[machine]), (answer, 0, 0, killed), (load, 0, 0, 0)]
+
+    def jump(test: int, value: int, target: int) -> None:
+        lines.append((test, target - len(lines) - 1, 0, value))
+
+    jump(at_least, 0x40000000, refusal)  # the x32 calls of x86-64 carry bit 30
+    jump(equal, _SOCKET[machine], family)
+    for number in numbers:
+        jump(equal, number, refusal)
+    lines += [(answer, 0, 0, permitted), (load, 0, 0, 16)]
+    for known in _FAMILIES:
+        jump(equal, known, refusal + 1)
+    lines += [(answer, 0, 0, refused), (answer, 0, 0, permitted)]
     return b"".join(struct.pack("=HBBI", *line) for line in lines)

@@ -39,6 +39,7 @@ def test_what_is_learnt_repeats_and_shortens():
     assert len(Learnt(made).encode(text)) < 0.5 * len(text)
 
 
+@pytest.mark.slow
 def test_the_shipped_tokenizer_is_learnt_from_training_problems():
     """What docs/coding-agents.md says of it; the package that learns may break ties otherwise in another version."""
     from tasks.problems import training_stream
