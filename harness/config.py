@@ -45,6 +45,12 @@ class Train(Strict):
     """Stress sets of the task -> their share of its training problems, at training lengths; the rest are random ones.
     Validation problems are random ones all the same."""
 
+    initial_states: dict[Literal["passed", "noise"], Share] = {}
+    """Shares of the training sequences that start from the last state of a sequence of the step before (`passed`: state
+    passing), or from noise of the same magnitude (`noise`); the rest start from the empty state, as evaluation does."""
+    truncate: Positive | None = None
+    """Truncated back-propagation through time: the state goes on, the gradient stops, after every so many tokens."""
+
     @property
     def last(self) -> int:
         """The step after which training ends."""
@@ -56,9 +62,9 @@ class Train(Strict):
             raise ValueError(f"stop_after = {self.stop_after} is past the last of {self.steps} steps")
         return self
 
-    @field_validator("stress")
+    @field_validator("stress", "initial_states")
     @classmethod
-    def _is_a_share(cls, shares: Mapping[str, float]) -> Mapping[str, float]:
+    def _are_shares(cls, shares: Mapping[str, float]) -> Mapping[str, float]:
         if sum(shares.values()) > 1:
             raise ValueError(f"the shares sum to {sum(shares.values()):g}, more than 1")
         return {name: share for name, share in shares.items() if share}

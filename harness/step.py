@@ -18,6 +18,7 @@ from harness.batches import IGNORED, Batch, Envelope, Interleaved, Packed, Part,
 from harness.config import Cell
 from harness.decide import autocast
 from harness.errors import Diverged
+from harness.initial_states import InitialStates
 from models.kernels.choose import fused
 
 WARM = 2
@@ -29,6 +30,8 @@ AnyBatch = Batch | Packed | Interleaved
 
 class Stepper(Protocol):
     """Takes the optimiser steps of one model."""
+
+    starts: InitialStates
 
     def batch(self, rows: Sequence[Trajectory]) -> AnyBatch:
         """The problems of one step in the layout that `step` takes."""
@@ -64,6 +67,7 @@ class PlainStepper:
     def __init__(self, model: Any, optimiser: torch.optim.Optimizer, cell: Cell, pieces: int = 1) -> None:
         self.model, self.optimiser, self.cell, self.pieces = model, optimiser, cell, pieces
         self.device = next(model.parameters()).device
+        self.starts = InitialStates(model, cell.train, cell.precision)
         self.last = (math.nan, math.nan)
 
     def batch(self, rows: Sequence[Trajectory]) -> Batch:
@@ -76,15 +80,24 @@ class PlainStepper:
         self.optimiser.zero_grad(set_to_none=True)
         total, own = torch.zeros((), device=self.device), batch.own
         for part in batch.parts:
-            with autocast(self.device, self.cell.precision):
-                loss = own_loss(self.model, part, self.device) / own
-            loss.backward()
-            total += loss.detach()
+            for summed in self._losses(part):
+                loss = summed / own
+                loss.backward()
+                total += loss.detach()
+        self.starts.turn()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cell.train.clip)
         self.last = (total.item(), norm.item())
         if not math.isfinite(sum(self.last)):
             raise _diverged(*self.last)
         self.optimiser.step()
+
+    def _losses(self, part: Part) -> Iterator[Tensor]:
+        if self.starts:
+            yield from self.starts.losses(part, self.device)
+            return
+        with autocast(self.device, self.cell.precision):
+            loss = own_loss(self.model, part, self.device)
+        yield loss
 
     def check(self) -> tuple[float, float]:
         if not math.isfinite(largest_weight(self.model).item()):
@@ -132,6 +145,7 @@ class GpuStepper:
         self.graphs: dict[tuple[int, ...], _Graph] = {}
         self.seen: Counter[tuple[int, ...]] = Counter()
         self.most = MOST_GRAPHS if graphs else 0
+        self.starts = InitialStates(model, cell.train, cell.precision)
         # Not the same after resuming, and with it the last bits of a step.
         self.envelope = Envelope() if graphs and not cell.deterministic else None
         self.pool = torch.cuda.graph_pool_handle()
@@ -146,7 +160,8 @@ class GpuStepper:
             block.forward = fused(block.forward, "cuda")
 
     def batch(self, rows: Sequence[Trajectory]) -> AnyBatch:
-        if self.pieces > 1:  # one packed row, or one of all times, is what takes the most memory
+        # One packed row, or one of all times, is what takes the most memory, and starts from empty states.
+        if self.pieces > 1 or self.starts:
             return split(rows, self.pieces)
         if self.model.packs:
             return pack(rows)
@@ -217,14 +232,23 @@ class GpuStepper:
         self.optimiser.zero_grad(set_to_none=True)
         self.loss.zero_()
         for part in batch.parts:
-            tokens = self._sent(part.tokens)
-            targets = self._sent(part.tokens.masked_fill(~part.own, IGNORED)[:, 1:].flatten())
-            with autocast(self.device, self.cell.precision):
-                logits = self.model.head(self.model.hidden(tokens[:, :-1])[0]).flatten(0, 1)
-                loss = cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum") / own
-            loss.backward()
-            self.loss += loss.detach()
+            for summed in self._losses(part):
+                loss = summed / own
+                loss.backward()
+                self.loss += loss.detach()
+        self.starts.turn()
         self._update()
+
+    def _losses(self, part: Part) -> Iterator[Tensor]:
+        if self.starts:
+            yield from self.starts.losses(part, self.device)
+            return
+        tokens = self._sent(part.tokens)
+        targets = self._sent(part.tokens.masked_fill(~part.own, IGNORED)[:, 1:].flatten())
+        with autocast(self.device, self.cell.precision):
+            logits = self.model.head(self.model.hidden(tokens[:, :-1])[0]).flatten(0, 1)
+            loss = cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+        yield loss
 
     def _whole(self, loss_of: Callable[[], Tensor]) -> None:
         self.optimiser.zero_grad(set_to_none=True)

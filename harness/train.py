@@ -19,6 +19,7 @@ from harness.config import Cell, Evaluate, Train
 from harness.decide import autocast
 from harness.errors import Stopped
 from harness.evaluate import live
+from harness.initial_states import InitialStates
 from harness.step import AnyBatch, Stepper, determinism, own_loss, stepper
 from harness.stream import Source, steps, tokens_by_task
 from harness.verify import verify
@@ -104,12 +105,13 @@ def train(
         optimiser = make_optimiser(model, cell.train)
         progress = Progress() if resume is None else restore(resume, model, optimiser)
         taken = stepper(model, optimiser, cell, pieces)
+        taken.starts.restore((resume or {}).get("initial_states", []))
         began, saved = time.perf_counter() - progress.seconds, time.perf_counter()
         with closing(prepared(cell, taken, progress.step, workers)) as batches:
             while progress.step < cell.train.last:
                 if stop():
                     taken.check()
-                    save(snapshot(model, optimiser, progress))
+                    save(snapshot(model, optimiser, progress, taken.starts))
                     raise Stopped(f"stopped after step {progress.step}")
                 batch = next_batch(batches, taken, progress)
                 rate = learning_rate(cell.train, progress.step)
@@ -125,7 +127,7 @@ def train(
                 if time.perf_counter() - saved > save_seconds and progress.step < cell.train.last:
                     taken.check()
                     progress.seconds = time.perf_counter() - began
-                    save(snapshot(model, optimiser, progress))
+                    save(snapshot(model, optimiser, progress, taken.starts))
                     saved = time.perf_counter()
         taken.close()
         exact, loss, count = validate(model, scenario, cell)
@@ -227,13 +229,14 @@ def _log(progress: Progress, loss: float, rate: float, norm: float, report: Call
     report(record)
 
 
-def snapshot(model: Any, optimiser: torch.optim.Optimizer, progress: Progress) -> dict[str, Any]:
+def snapshot(model: Any, optimiser: torch.optim.Optimizer, progress: Progress, starts: InitialStates) -> dict[str, Any]:
     """A training checkpoint: only tensors, numbers and strings, so that it loads with `weights_only=True`."""
     checkpoint = {
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
         "progress": vars(progress),
         "random": torch.get_rng_state(),
+        "initial_states": starts.saved(),
     }
     if torch.cuda.is_available():
         checkpoint["cuda_random"] = torch.cuda.get_rng_state()

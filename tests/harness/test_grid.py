@@ -251,7 +251,8 @@ def test_ids_stay_what_they_are():
         "learning_rate": 1e-3,
         "weight_decay": 0.01,
     }
-    defaults |= {"warmup": 0.1, "clip": 1.0, "validation": 128, "mixture": {}, "stress": {}}
+    defaults |= {"warmup": 0.1, "clip": 1.0, "validation": 128, "mixture": {}, "stress": {}, "context": None}
+    defaults |= {"initial_states": {}, "truncate": None}
     assert grids.Cell().train.model_dump() == defaults, "a changed default needs TRAINING_REVISION raised"
 
 
