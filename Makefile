@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 STORE ?= results
 STAMP := $(VENV)/.installed
 
-.PHONY: demo example-report test test-slow lint clean
+.PHONY: demo example-report pictures test test-slow lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m harness run demo --store $(STORE)
 
 example-report: demo
 	$(BIN)/python -m harness report demo --store $(STORE) --out docs/example-report.html
+
+# The three pictures of it in README and docs; needs Chromium and its driver.
+pictures: example-report
+	$(BIN)/python -m harness.bench.pictures docs/example-report.html docs
 
 # Two processes of one thread each; a file stays in one of them, so that tests share what they start.
 test: $(STAMP)

@@ -42,7 +42,7 @@ def describe(cells: pl.DataFrame) -> pl.DataFrame:
 
 
 def _recipes(cells: pl.DataFrame) -> list[str]:
-    """For every cell the configured values, seeds aside, that differ among the cells of the same kind."""
+    """For every cell the configured values, seeds and nulls aside, that differ among the cells of the same kind."""
     configs = [flat(json.loads(text)) if text else {} for text in cells["config"]]
     kind = [name for name in GROUP if name != "recipe"]
     members: dict[tuple[Any, ...], list[int]] = {}
@@ -53,7 +53,8 @@ def _recipes(cells: pl.DataFrame) -> list[str]:
         keys = sorted({key for index in indices for key in configs[index]})
         varying = [key for key in keys if len({repr(configs[index].get(key)) for index in indices}) > 1]
         for index in indices:
-            labels[index] = " ".join(f"{key}={configs[index].get(key)}" for key in varying)
+            told = {key: configs[index].get(key) for key in varying}
+            labels[index] = " ".join(f"{key}={value}" for key, value in told.items() if value is not None)
     return labels
 
 

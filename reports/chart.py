@@ -12,6 +12,8 @@ from reports import graph as go
 from reports.marks import about
 
 HEIGHT = 220
+_PREFIX = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P", 6: "E", 7: "Z"}
+"""Of the units of measure, by the power of 1,000."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,18 @@ class Quantity:
     unit: str = ""
 
     def axis(self, values: Sequence[float], log: bool = True, named: bool = True) -> dict[str, Any]:
-        """An axis for these values. A log one has ticks that cannot collide, and is linear after all where the values
-        lie within a factor of 2. `named`: with its title."""
+        """An axis for these values. A log one has ticks that cannot collide, and is linear after all, from 0 on, where
+        the values lie within a factor of 2. `named`: with its title."""
         decades = math.log10(max(values) / min(values)) if log and values else 0.0
-        scale: dict[str, Any] = {"nticks": 6}
-        if decades > math.log10(2):
-            scale = {"type": "log", "dtick": "D2" if decades < 1.5 else math.ceil(decades / 5)}
+        scale: dict[str, Any] = {"nticks": 6, "rangemode": "tozero" if log else "normal"}
+        if decades >= 1.5:
+            scale = {"type": "log", "dtick": math.ceil(decades / 5)}
+        elif decades > math.log10(2):
+            powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+            ticks = [(digit, power) for power in powers for digit in (1, 2, 5)]
+            texts = [f"{digit * 10 ** (power % 3)}{_PREFIX[power // 3]}{self.unit}" for digit, power in ticks]
+            values = [digit * 10.0**power for digit, power in ticks]
+            scale = {"type": "log", "tickvals": values, "ticktext": texts}
         title = {"text": self.title if named else "", "standoff": 6}
         return figures.axis(**scale, tickformat="~s", ticksuffix=self.unit, title=title)
 

@@ -171,11 +171,12 @@ class Comparison:
 
     @cached_property
     def mode(self) -> Mode:
-        """As asked, else `checkpoints` when every cell found in both grids has the same weights in both."""
+        """As asked, else `checkpoints` when every cell found in both grids has the same weights in both, or none."""
         if self.asked:
             return self.asked
         pairs = [pair for group in self.groups for pair in _cells(group)]
-        same = [one["checkpoint"] is not None and one["checkpoint"] == other["checkpoint"] for _, one, other in pairs]
+        weights = [(one["checkpoint"], other["checkpoint"]) for _, one, other in pairs]
+        same = [before == after for before, after in weights if before or after]
         return "checkpoints" if same and all(same) else "retrained"
 
     @cached_property
@@ -240,7 +241,10 @@ class Comparison:
         parts += [f"better: {listed(better, 12)}"] if better else []
         if len(open_ones) < len(self.retrained) or self.points:
             parts = parts or ["nothing moved beyond chance"]
-        parts += [f"undecidable: {listed(open_ones, 12)}"] if open_ones else []
+        if len(open_ones) == len(self.retrained) > 4:
+            parts += [f"undecidable: all {len(open_ones)} groups"]
+        elif open_ones:
+            parts += [f"undecidable: {listed(open_ones, 12)}"]
         return "; ".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import median
 
 from reports import wording
@@ -17,7 +18,7 @@ _SHOWN = 12
 
 
 def comparisons(view: View) -> Markup | None:
-    """A table per panel, or one sentence where nothing in it can be decided; None with one architecture a panel."""
+    """A table per panel, or sentences where nothing in it can be decided; None with one architecture a panel."""
     parts = [_panel(view, facet, own) for facet in view.facets if (own := view.pairs.get(facet.key))]
     if not parts:
         return None
@@ -62,10 +63,10 @@ def _name(group: tuple[str, str]) -> str:
 
 
 def _panel(view: View, facet: Facet, own: list[Pair]) -> Markup:
-    reasons = {said(pair.decision, pair.contrast.test.sizes) for pair in own}
-    if len(reasons) == 1 and own[0].decision.outcome == "undecidable":
-        text = f"{wording.plural(len(own), 'comparison')} {reasons.pop()}."
-        return part(facet, note(text))
+    if all(pair.decision.outcome == "undecidable" for pair in own):
+        reasons = Counter(said(pair.decision, pair.contrast.test.sizes) for pair in own)
+        told = [note(f"{wording.plural(count, 'comparison')} {reason}.") for reason, count in reasons.items()]
+        return part(facet, told)
     shown, rest = own[:_SHOWN], own[_SHOWN:]
     more = folded(f"{wording.plural(len(rest), 'further comparison')}", _table(view, rest)) if rest else None
     return part(facet, _table(view, shown), more)

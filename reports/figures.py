@@ -34,6 +34,11 @@ def axis(**more: Any) -> dict[str, Any]:
     return {**line, "tickcolor": _GREY, "title": {"standoff": 8}, "automargin": True, "fixedrange": False, **more}
 
 
+def power_axis(**more: Any) -> dict[str, Any]:
+    """A log axis labelled 10⁻², 10⁻¹, 1, 10; Plotly sets such labels larger than it is told."""
+    return axis(type="log", exponentformat="power", dtick=1, tickfont={"size": 10}, **more)
+
+
 def layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
     figure.update_layout(
         height=height,
@@ -87,12 +92,17 @@ def percent_axis(ticks: list[int], limits: list[float]) -> dict[str, Any]:
 def shade(figure: go.Figure, trained: int) -> None:
     """Shade the lengths that were trained on."""
     if trained:
-        label = {"text": f"trained ≤ {trained:,}", "textposition": "bottom right", "padding": 3}
         figure.add_shape(
             **{"type": "rect", "x0": 1e-3, "x1": trained, "y0": 0, "y1": 1, "yref": "paper", "layer": "below"},
             line={"width": 0},
             fillcolor=_SHADE,
-            label={**label, "font": {"size": 10, "color": _GREY}},
+        )
+        # Not the shape's own label: where the band is narrow, that would be cut off at the axis.
+        figure.add_annotation(
+            **{"x": 0, "xref": "x domain", "xanchor": "left", "y": 0, "yref": "y domain", "yanchor": "bottom"},
+            text=f"trained ≤ {trained:,}",
+            showarrow=False,
+            font={"size": 10, "color": _GREY},
         )
 
 
@@ -263,7 +273,7 @@ def losses(curve: pl.DataFrame, looks: dict[str, style.Style]) -> go.Figure:
                 "<br>loss %{y:.2e}<extra></extra>",
             )
         )
-    loss = axis(type="log", exponentformat="power", dtick=1, title={"text": "nats per token", "standoff": 6})
+    loss = power_axis(title={"text": "nats per token", "standoff": 6})
     tokens = axis(title={"text": "training tokens", "standoff": 6}, tickformat="~s", nticks=6)
     return layout(figure, 260, xaxis=tokens, yaxis=loss, hovermode="closest")
 

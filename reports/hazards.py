@@ -104,7 +104,7 @@ def _hazard(table: pl.DataFrame, place: str, problems: pl.DataFrame, looks: dict
                     **same,
                 )
             )
-    rate = figures.axis(type="log", exponentformat="power", dtick=1)
+    rate = figures.power_axis()
     if place == "tenth":
         ticks = list(range(0, 101, 20))
         axis = figures.axis(range=[0, 100], tickvals=ticks, ticktext=[f"{tick}%" for tick in ticks])
@@ -114,7 +114,7 @@ def _hazard(table: pl.DataFrame, place: str, problems: pl.DataFrame, looks: dict
     if trained:
         figures.shade(plot, trained)
     most = max(table["last"].to_list())
-    axis = figures.axis(type="log", range=[-0.05, math.log10(most) + 0.05], exponentformat="power", dtick=1)
+    axis = figures.power_axis(range=[-0.05, math.log10(most) + 0.05])
     axis["title"] = {"text": "token" if place == "token" else "solver step", "standoff": 6}
     return figures.layout(plot, HEIGHT, xaxis=axis, yaxis=rate, hovermode="closest")
 

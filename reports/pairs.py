@@ -16,9 +16,6 @@ Key = tuple[Any, ...]
 _FAMILY = tuple(aggregate.FACET.index(name) for name in ("task", "setting"))
 """Comparisons of the same task and setting are corrected together."""
 
-_STOPPED = pl.col("recipe").str.contains(r"train\.stop_after=[0-9]")
-"""A late checkpoint is an earlier state of a run, not a run of its own."""
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -34,7 +31,7 @@ class Pair:
 def pairs(cells: pl.DataFrame, random: pl.DataFrame) -> dict[Key, list[Pair]]:
     """Panel -> its pairs, the clearest first. Takes summarised cells and their points on random problems."""
     found: list[tuple[Key, tuple[str, str], tuple[str, str], runs.Contrast]] = []
-    for key, own in runs.counted(cells.filter(~_STOPPED)).group_by(*aggregate.FACET, maintain_order=True):
+    for key, own in runs.counted(cells.filter(~runs.EARLIER)).group_by(*aggregate.FACET, maintain_order=True):
         groups = {(str(name), str(recipe)): group for (name, recipe), group in own.group_by("architecture", "recipe")}
         names = sorted(groups, key=lambda name: (style.order(name[0]), name[1]))
         curves = {name: runs.curves(groups[name], random) for name in names}
@@ -65,7 +62,7 @@ def said(decision: Decision, sizes: tuple[int, int]) -> str:
 
 
 def _sides(sizes: tuple[int, int]) -> str:
-    one, other = sizes
+    one, other = sorted(sizes)
     if one == other:
         return f"{one} run{'' if one == 1 else 's'} a side"
     return f"{one} and {other} runs"

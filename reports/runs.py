@@ -15,6 +15,10 @@ Curve = dict[int, float]
 """Length -> accuracy, on random problems."""
 
 
+EARLIER = pl.col("recipe").str.contains(r"train\.stop_after=[0-9]")
+"""A late checkpoint is an earlier state of a run, not a run of its own."""
+
+
 def counted(cells: pl.DataFrame, unfit: bool = False) -> pl.DataFrame:
     """The cells that claims about seeds rest on: those that are done or failed, of each seed its first replicate.
 

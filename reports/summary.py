@@ -20,8 +20,9 @@ def summary(view: View) -> Markup | None:
     text = (
         f"A seed solves a length when at least {statistics.SOLVED:.0%} of its problems are right; k of S seeds with "
         "the Clopper-Pearson interval. A failed run counts as a seed that does not; unfit and waiting ones are not "
-        "counted. Fresh seed: the accuracy to expect of another seed at the longest length, the mean over seeds with "
-        "its 95% interval (bootstrap of seeds and problems crossed), wide while seeds are few. n → m (p%) is the "
+        "counted, nor is a seed run again (a replicate). Fresh seed: the accuracy to expect of another seed at the "
+        "longest length, the mean over seeds with its 95% interval (bootstrap of seeds and problems crossed), wide "
+        "while seeds are few. n → m (p%) is the "
         "measure of Malach et al. (arXiv 2510.14826): trained to n, accuracy p at the last length m with p ≥ 5%, of "
         "the best seed."
     )
@@ -53,14 +54,15 @@ def _table(view: View, facet: Facet) -> Markup:
 def _reach(run: dict[str, Any]) -> Markup:
     """Reach of one seed, or why it has none."""
     seed = f"seed {run['seed']}" + (f", replicate {run['replicate']}" if run["replicate"] else "")
+    again = " again" if run["replicate"] else ""
     if run["unfit"]:
-        return element("span", "unfit", class_="chip unfit", title=f"{seed}: does not fit its training lengths")
+        return element("span", "unfit", again, class_="chip unfit", title=f"{seed}: does not fit its training lengths")
     if run["reach_low"] is None:
         state, class_ = ("failed", "chip failed") if run["status"] == "failed" else ("waiting", "chip unfit")
-        return element("span", state, class_=class_, title=seed)
+        return element("span", state, again, class_=class_, title=seed)
     low, high, longest = run["reach_low"], run["reach_high"], run["longest"]
     end = "the longest tested length" if high is None else f"{high:,} is the first tested length not solved"
-    return element("span", wording.reach(low, high, longest), class_="chip", title=f"{seed}: {end}")
+    return element("span", wording.reach(low, high, longest), again, class_="chip", title=f"{seed}: {end}")
 
 
 def _solved(line: dict[str, Any] | None) -> Markup | str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from reports import aggregate, figures, statistics, style, wording
+from reports import aggregate, figures, runs, statistics, style, wording
 from reports.comparisons import decided
 from reports.marks import marks
 from reports.markup import Markup, element, fragment, table
@@ -39,8 +39,9 @@ class Furthest:
 
 
 def furthest(view: View, facet: Facet) -> Furthest | None:
-    """None while no fit cell of the panel has a result. Failed cells are seeds that reach nothing, replicates none."""
-    counted = facet.of(view.cells).filter(aggregate.first_replicate() & ~pl.col("unfit"))
+    """None while no fit cell of the panel has a result. Failed cells are seeds that reach nothing; replicates and late
+    checkpoints are none."""
+    counted = facet.of(view.cells).filter(aggregate.first_replicate() & ~pl.col("unfit") & ~runs.EARLIER)
     counted = counted.filter(pl.col("reach_low").is_not_null() | (pl.col("status") == "failed"))
     reaches = counted["reach_low"].drop_nulls().to_list()
     if not reaches:

@@ -78,23 +78,30 @@ def _run(command: list[str]) -> Run:
 
 def opened(page: Path, repeats: int) -> dict[str, float] | None:
     """Seconds until the figures in the window are drawn, and until all are; None without a browser to open it in."""
-    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    try:
-        from selenium import webdriver
-    except ImportError:
+    browser = chromium()
+    if browser is None:
         return None
-    if not (chromium and driver):
-        return None
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in FLAGS:
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
         times = [_opened(browser, page) for _ in range(repeats)]
     finally:
         browser.quit()
     return {name: statistics.median(each[name] for each in times) for name in times[0]}
+
+
+def chromium() -> Any:
+    """A browser without a window; None where there is none, or nothing to drive it."""
+    found, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    try:
+        from selenium import webdriver
+    except ImportError:
+        return None
+    if not (found and driver):
+        return None
+    options = webdriver.ChromeOptions()
+    options.binary_location = found
+    for flag in FLAGS:
+        options.add_argument(flag)
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 
 def _opened(browser: Any, page: Path) -> dict[str, float]:

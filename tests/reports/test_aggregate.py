@@ -186,6 +186,10 @@ def test_recipes_split_groups_and_seeds_do_not():
     cells += [cell("c", config=config(0, 200)), cell("d", architecture="lstm", config=config(0, 300))]
     recipes = describe(frame(CELLS, cells))["recipe"].to_list()
     assert recipes == ["train.steps=100", "train.steps=100", "train.steps=200", ""]
+    ended = json.dumps({"task": "addition", "train": {"stop_after": None}})
+    stopped = json.dumps({"task": "addition", "train": {"stop_after": 50}})
+    cells = frame(CELLS, [cell("a", config=ended), cell("b", config=stopped)])
+    assert describe(cells)["recipe"].to_list() == ["", "train.stop_after=50"]
 
 
 def test_fit_is_judged_by_validation_where_it_is_not_stated():

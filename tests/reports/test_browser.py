@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
 
 import pytest
@@ -235,3 +236,13 @@ def test_a_comparison_goes_with_either_of_its_architectures(browser, tmp_path):
     for hidden, left in (("gru", 1), ("mamba1", 0)):
         browser.execute_script("document.querySelector(`button[value=${arguments[0]}]`).click()", hidden)
         assert browser.execute_script(shown) == left
+
+
+def test_the_pictures_of_the_documentation_are_taken_of_a_page(browser, tmp_path):
+    from harness.bench.pictures import take
+
+    view = study({"gru": [4, 8, 16], "lstm": [4, 8, 8]})
+    (tmp_path / "report.html").write_text(render(view.data), encoding="utf-8")
+    made = [picture.read_bytes() for picture in take(tmp_path / "report.html", tmp_path)]
+    assert [struct.unpack(">II", picture[16:24]) for picture in made] == [(1280, 800)] * 3
+    assert made[0] != made[1], "the heat map is another place of the page"

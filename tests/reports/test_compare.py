@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import polars as pl
 import pytest
 
 from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS
@@ -78,6 +79,20 @@ def test_fewer_than_five_runs_a_side_are_undecidable():
     [found] = compare([("a", before), ("b", after)])
     assert found.verdict == "undecidable: gru"
     assert found.moved("less") == []
+
+
+def test_many_groups_that_nothing_can_be_said_of_are_counted():
+    before, after = (side({(name, 0): (20, 20, 20) for name in "abcde"}, weights=weights) for weights in "wv")
+    [found] = compare([("a", before), ("b", after)])
+    assert found.verdict == "undecidable: all 5 groups"
+
+
+def test_a_cell_without_weights_on_either_side_does_not_make_them_other_weights():
+    data = side({("gru", 0): (20, 20, 20), ("lstm", 0): (20, 20, 20)})
+    failed = pl.when(pl.col("architecture") == "gru").then("checkpoint").alias("checkpoint")
+    one = ReportData(data.grid, data.cells.with_columns(failed), data.rows, data.curves, data.attempts)
+    modes = [compare([("a", before), ("b", after)])[0].mode for before, after in ((one, one), (data, one))]
+    assert modes == ["checkpoints", "retrained"]
 
 
 def test_runs_that_do_not_learn_any_more_are_worse():

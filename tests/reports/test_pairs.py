@@ -55,6 +55,10 @@ def test_with_three_runs_a_side_the_report_says_that_nothing_can_be_decided():
     assert "1 comparison undecidable with 3 runs a side: smallest p 0.10" in text
     assert "<table" not in text
     assert "1 of 1 comparison undecidable with 3 runs a side (smallest p 0.10)" in decided(view)
+    text = comparisons(study({"gru": [4] * 3, "mamba1": [16] * 3, "lstm": [8] * 2}))
+    assert "1 comparison undecidable with 3 runs a side: smallest p 0.10" in text
+    assert "2 comparisons undecidable with 2 and 3 runs: smallest p 0.20" in text
+    assert "<table" not in text
 
 
 def test_failed_runs_reach_nothing_unfit_waiting_and_replicated_ones_do_not_count():
@@ -103,7 +107,10 @@ def test_reaches_are_compared_at_the_lengths_both_were_tested_at():
 def test_earlier_states_of_a_run_are_no_runs_of_their_own():
     states = [json.dumps({"train": {"stop_after": steps}}) for steps in (None, 50)]
     more = {f"gru-{at}": {"config": states[at % 2], "seed": at // 2} for at in range(10)}
-    assert study({"gru": [4, 8] * 5}, **more).pairs == {}
+    view = study({"gru": [4, 8] * 5}, **more)
+    assert view.pairs == {}
+    best = furthest(view, view.facets[0])
+    assert (best.low, best.holders) == (4, [("gru", 5, 5)])
 
 
 def test_one_architecture_alone_is_compared_with_nothing():
