@@ -141,10 +141,15 @@ class Evaluate(Strict):
     corrupt: Share = 0.0
     """Control: every token of an observation is replaced with this probability (mode live only)."""
 
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """Tokens are drawn from the softmax of logits / temperature (mode live only); 0: the likeliest is taken."""
+
     @model_validator(mode="after")
     def _corrupts_live_rollouts(self) -> Evaluate:
         if self.corrupt and self.mode != "live":
             raise ValueError(f"corrupt = {self.corrupt:g} needs mode: live (nothing is observed in a verification)")
+        if self.temperature and self.mode != "live":
+            raise ValueError(f"temperature = {self.temperature:g} needs mode: live (a verification is greedy)")
         return self
 
     @field_validator("lengths", "stress")

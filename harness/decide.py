@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,25 @@ def decide(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     best, index = logits.float().topk(2, dim=-1)
     return index[..., 0], best[..., 0] - best[..., 1]
+
+
+def sampling(temperature: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Tokens drawn from the softmax of logits / temperature, as a `Select` of the decoder (the Gumbel trick).
+
+    The noise is a hash of the row's seed, the number of tokens made, and the token, so that a draw depends on nothing
+    else: not on the batch, nor on the device's generator.
+    """
+
+    def select(logits: Tensor, seeds: Tensor, made: Tensor) -> Tensor:
+        tokens = torch.arange(logits.shape[-1], device=logits.device)
+        mixed = seeds[:, None] * 0x1F83D9ABFB41BD6B + made[:, None] * 0x3C6EF372FE94F82B + tokens * 0x2545F4914F6CDD1D
+        for factor in (0x3F58476D1CE4E5B9, 0x14D049BB133111EB):
+            mixed = (mixed ^ ((mixed >> 30) & 0x3FFFFFFFF)) * factor
+        bits = ((mixed >> 39) ^ (mixed >> 15)) & 0xFFFFFF
+        uniform = (bits.float() + 0.5) / (1 << 24)
+        return logits.float() / temperature - torch.log(-torch.log(uniform))
+
+    return select
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -19,7 +19,7 @@ import torch
 from harness.ahead import Helpers
 from harness.config import Evaluate
 from harness.coverage import coverage
-from harness.decide import NEAR_TIE
+from harness.decide import NEAR_TIE, sampling
 from harness.divergence import TRACE, TRACED, describe, described
 from harness.memory import rows_that_fit
 from harness.rollout import Rollout, Start, first_difference, from_question, roll_out
@@ -179,7 +179,10 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
         from_question(scenario, problem, limit(len(oracle.ids), settings), settings.corrupt)
         for problem, oracle in zip(batch, oracles)
     ]
-    rollouts = roll_out(model, scenario, starts, settings.precision)
+    select = sampling(settings.temperature) if settings.temperature else None
+    for problem, start in zip(batch, starts):
+        start.seed = int(problem.key[:15], 16)
+    rollouts = roll_out(model, scenario, starts, settings.precision, select)
     rows = []
     for problem, oracle, start, rollout in zip(batch, oracles, starts, rollouts):
         row = _row(

@@ -368,9 +368,10 @@ def evaluation_id(evaluate: Evaluate) -> str:
     """Hash of the evaluation settings that change a result (which points there are does not)."""
     relevant = {name: getattr(evaluate, name) for name in ("mode", "rollout_max", "budget", "precision")}
     control = {"corrupt": evaluate.corrupt} if evaluate.corrupt else {}
+    drawn = {"temperature": evaluate.temperature} if evaluate.temperature else {}
     chunked = evaluate.mode == "verify" and evaluate.chunk != Evaluate.model_fields["chunk"].default
     chunk = {"chunk": evaluate.chunk} if chunked else {}
-    return digest({"revision": EVALUATION_REVISION, **relevant, **control, **chunk})
+    return digest({"revision": EVALUATION_REVISION, **relevant, **control, **drawn, **chunk})
 
 
 def validate(kind: type[Model], raw: Any, where: str) -> Model:

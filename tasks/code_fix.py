@@ -57,7 +57,7 @@ CodeBase = Mapping[str, Function]
 """Name -> function, callers before those they call."""
 
 
-@lru_cache(1 << 12)
+@lru_cache(1 << 8)
 def code_base(question: str) -> CodeBase:
     """The code base that a question names; a function of its text alone."""
     match = _QUESTION.fullmatch(question)
@@ -95,7 +95,7 @@ def _function(
     return Function(name, parameters, tuple(declared), tuple(lines))
 
 
-@lru_cache(1 << 12)
+@lru_cache(1 << 8)
 def needing(question: str) -> frozenset[str]:
     """The functions on paths from main to foo, both included: all that have to hand v10 on."""
     found = {GOAL}

@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-CALLS = 200_000
-"""Calls of functions in one run, at most."""
+STEPS = 400_000
+"""Calls and statements of functions in one run, at most."""
+KEPT = 1 << 13
+"""Bytes of a file whose statements are kept from run to run, at most."""
 DEEPEST = 400
 """Frames on top of each other, at most: CPython has a limit, too, but a traceback of another form there."""
 LARGEST = 1 << 20
@@ -77,9 +79,13 @@ _DEF = re.compile(rf"def ({_NAME})\( *((?:{_NAME}(?: *, *{_NAME})*)?) *\):", re.
 _RESERVED = {*keyword.kwlist, *keyword.softkwlist}
 
 
-@lru_cache(1 << 14)
 def parsed(source: bytes) -> tuple[Statement, ...]:
     """The statements of a file. Raises Beyond for anything else, syntax errors included."""
+    return (_parsed if len(source) <= KEPT else _parsed.__wrapped__)(source)
+
+
+@lru_cache(1 << 13)
+def _parsed(source: bytes) -> tuple[Statement, ...]:
     try:
         text = source.decode("ascii")
     except UnicodeDecodeError:
@@ -179,7 +185,7 @@ class _Run:
         self.files, self.folder = files, folder
         self.modules: dict[str, _Module] = {}
         self.printed: list[str] = []
-        self.size = self.calls = self.imports = 0
+        self.size = self.steps = self.imports = 0
 
     def module(self, name: str, file: str) -> _Module:
         made = _Module(name, f"{self.folder}/{file}")
@@ -248,9 +254,9 @@ class _Run:
         self.bind(called, values, depth)
 
     def bind(self, called: Function, values: list[Value], depth: int) -> None:
-        self.calls += 1
-        if self.calls > CALLS or depth > DEEPEST:
-            raise Beyond("a program that calls so much")
+        self.steps += 1 + len(called.body)
+        if self.steps > STEPS or depth > DEEPEST:
+            raise Beyond("a program that does so much")
         missing = called.parameters[len(values) :]
         if missing:
             few = f"{len(missing)} required positional argument{'s' * (len(missing) > 1)}"

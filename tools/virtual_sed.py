@@ -10,6 +10,8 @@ from typing import Protocol
 
 from tools.virtual_python import Beyond
 
+DEAREST = 30_000_000
+"""Steps that matching a pattern to a file may take at worst."""
 END = -1
 """The address `$`: the last line."""
 
@@ -310,6 +312,12 @@ def _through(commands: Sequence[Command], content: bytes, quiet: bool) -> bytes:
         return b""
     ended = text.endswith("\n")
     lines = text.removesuffix("\n").split("\n")
+    # A pattern of several repetitions tries each length of each at each place: a line could take for ever.
+    for command in commands:
+        for tried in (command.pattern, *(at.pattern for at in (command.start, command.stop) if at is not None)):
+            power = 1 + (0 if tried is None else len(re.findall(r"(?<!\\)[*+]", tried.pattern)))
+            if sum(len(line) ** power for line in lines) > DEAREST:
+                raise Beyond("so costly a pattern")
     made: list[str] = []
     inside = [False] * len(commands)
     for number, line in enumerate(lines, 1):

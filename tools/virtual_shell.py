@@ -22,6 +22,8 @@ from tools.virtual_sed import sed
 LONGEST = 100_000
 LARGEST = 1 << 20
 """Bytes of a file or of output, at most."""
+FOLDER = 1 << 24
+"""Bytes of all files, at most."""
 STATUS = 2
 """Exit status of a command that is beyond this shell."""
 
@@ -52,10 +54,13 @@ class _State:
     output: list[bytes] = field(default_factory=list)
     changed: bool = False
     one_line: bool = True
+    written: int = 0
+    """Bytes of all files written so far, some perhaps again and again."""
 
     def write(self, name: str, content: bytes) -> None:
-        if len(content) > LARGEST:
-            raise Beyond("so large a file")
+        self.written += len(content)
+        if len(content) > LARGEST or self.written > FOLDER:
+            raise Beyond("so much written")
         if name not in self.files:
             self.files = dict(sorted({**self.files, name: content}.items()))
         else:
@@ -107,7 +112,7 @@ _PLAIN = re.compile(r"[\w./:,=+@%^*?-]+", re.ASCII)
 _NAME = re.compile(r"[\w./-]+", re.ASCII)
 
 
-@lru_cache(1 << 12)
+@lru_cache(1 << 9)
 def _parsed(command: str) -> tuple[Entry, ...]:
     if len(command) > LONGEST or "\0" in command:
         raise Beyond("so long a command")

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from harness.config import Evaluate, Run
+from harness.decide import sampling
 from harness.evaluate import Point, evaluate
-from harness.grid import resolve
+from harness.grid import evaluation_id, resolve
 from harness.oracle import ScriptedModel
 from harness.rollout import Start, roll_out
 from harness.schema import FAILURES, ROWS
@@ -206,3 +207,35 @@ def test_bad_options_of_the_shell_are_the_users(options, message, monkeypatch):
     with pytest.raises(ValueError, match=message) as error:
         cell_of(tool_options=options)
     assert "\n" not in str(error.value)
+
+
+def test_sampling_draws_from_the_softmax_and_repeats():
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0]).repeat(20_000, 1)
+    seeds, made = torch.arange(20_000) * 7919, torch.arange(20_000) % 50
+    for temperature in (0.5, 2.0):
+        drawn = sampling(temperature)(logits, seeds, made).argmax(-1)
+        shares = torch.bincount(drawn, minlength=4) / len(drawn)
+        assert (shares - torch.softmax(logits[0] / temperature, 0)).abs().max() < 0.02
+        assert torch.equal(drawn, sampling(temperature)(logits, seeds, made).argmax(-1))
+        other = sampling(temperature)(logits, seeds + 1, made).argmax(-1)
+        again = sampling(temperature)(logits, seeds, made + 1).argmax(-1)
+        assert 0.05 < (drawn != other).float().mean() < 0.95
+        assert 0.05 < (drawn != again).float().mean() < 0.95
+
+
+def test_a_temperature_is_an_evaluation_of_its_own_and_needs_live_rollouts():
+    scenario = Scenario("code_fix", "interactive", tool_options={"tokens": "code"})
+    cold, warm = (rows_of(ScriptedModel(scenario), scenario, count=4, mode="live", temperature=t) for t in (0.3, 20.0))
+    assert all(row["exact"] for row in cold), "the script's margin is 33 here"
+    assert not any(row["exact"] for row in warm)
+    assert warm == rows_like(warm, rows_of(ScriptedModel(scenario), scenario, count=4, mode="live", temperature=20.0))
+    with pytest.raises(ValueError, match="needs mode: live"):
+        Evaluate(lengths=[1], temperature=0.5)
+    ids = {evaluation_id(Evaluate(lengths=[1], mode="live", temperature=t)) for t in (0.0, 0.5, 1.0)}
+    assert len(ids) == 3
+    assert evaluation_id(Evaluate(lengths=[1], mode="live")) in ids
+
+
+def rows_like(rows, others):
+    """`others` with the seconds of `rows`."""
+    return [{**other, "seconds": row["seconds"]} for row, other in zip(rows, others, strict=True)]

@@ -184,7 +184,7 @@ def test_commands_agree_with_bubblewrap(box):
 
 @pytest.mark.slow
 def test_thousands_of_commands_agree_with_bubblewrap(box):
-    differential(box, 1, 3000, 0.6)
+    differential(box, 1, 2000, 0.6)
 
 
 def broken(rng):
@@ -213,7 +213,7 @@ def broken(rng):
     return files
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [30, pytest.param(400, marks=pytest.mark.slow)])
 def test_broken_programs_fail_as_in_cpython(box, count):
     rng, known, tried = random.Random(count), 0, 0
     while known < count:
@@ -318,7 +318,25 @@ def test_a_program_that_never_ends_is_beyond():
         + "def f40(x):\n    print(x)\nf0(1)\n"
     )
     began = time.monotonic()
-    assert "calls so much" in SHELL.run({"main.py": lines.encode()}, "python main.py").text
+    assert "does so much" in SHELL.run({"main.py": lines.encode()}, "python main.py").text
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sed 's/.*.*.*.*x/y/' long",
+        "sed -n '/a*a*a*a*b/p' long",
+        "; ".join(["cat long > f"] * 400),
+        "; ".join(f"cat long long > f{at}" for at in range(400)),
+        "; ".join(["cat long"] * 100),
+        "cat " + "long " * 3000,
+    ],
+)
+def test_no_command_takes_more_than_its_share(text):
+    began = time.monotonic()
+    ran = SHELL.run({"long": b"a" * 50_000 + b"\n"}, text)
+    assert ran.text.startswith("virtual shell: ")
     assert time.monotonic() - began < 20
 
 
