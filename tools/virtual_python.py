@@ -12,8 +12,9 @@ import keyword
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 STEPS = 400_000
 """Calls and statements of functions in one run, at most."""
@@ -63,11 +64,9 @@ class Function:
     body: tuple[Statement, ...]
     variables: tuple[str, ...]
     """Its local names, in the order CPython keeps them."""
-    module: str = ""
 
 
 Statement = Call | Assign | Import | Function
-Value = int | Function
 
 _NAME = r"[A-Za-z_]\w*"
 _ARGUMENT = rf"(?:{_NAME}|0|[1-9]\d{{0,8}})"
@@ -133,6 +132,8 @@ def _statement(number: int, text: str) -> Statement:
     if match := _ASSIGN.fullmatch(text):
         return Assign(number, text, _known(match[1]), _value(match[2]))
     if match := _IMPORT.fullmatch(text):
+        if match[1] in sys.stdlib_module_names or match[1] in ("main", "__main__") or match[1].startswith("_"):
+            raise Beyond(f"the module {match[1]}")
         return Import(number, text, match[1], tuple(map(_known, re.findall(_NAME, match[2]))))
     raise Beyond(f"line {number}: {text[:60]!r}")
 
@@ -180,6 +181,16 @@ class _Module:
     begun: bool = True
 
 
+class Bound(NamedTuple):
+    """A function, and the module whose names it sees."""
+
+    function: Function
+    home: _Module
+
+
+Value = int | Bound
+
+
 class _Run:
     def __init__(self, files: Mapping[str, bytes], folder: str) -> None:
         self.files, self.folder = files, folder
@@ -191,6 +202,9 @@ class _Run:
         made = _Module(name, f"{self.folder}/{file}")
         self.modules[name] = made
         for statement in parsed(self.files[file]):
+            if statement.__class__ is Function:
+                made.globals[statement.name] = Bound(statement, made)  # type: ignore[arg-type, union-attr]
+                continue
             try:
                 self.top(statement, made)
             except _Raised as error:
@@ -201,20 +215,18 @@ class _Run:
         return made
 
     def top(self, statement: Statement, module: _Module) -> None:
-        if isinstance(statement, Function):
-            module.globals[statement.name] = replace(statement, module=module.name)
-        elif isinstance(statement, Import):
+        if isinstance(statement, Import):
             self.load(statement, module)
         elif isinstance(statement, Assign):
             module.globals[statement.name] = self.look(statement.value, None, {}, module)
         else:
+            assert isinstance(statement, Call)
             self.call(statement, None, {}, module, 1)
 
     def load(self, statement: Import, into: _Module) -> None:
         name = statement.module
-        if name in sys.stdlib_module_names or name in ("main", "__main__") or name.startswith("_"):
-            raise Beyond(f"the module {name}")
-        if name not in self.modules:
+        found = self.modules.get(name)
+        if found is None:
             if f"{name}.py" not in self.files:
                 if any(file.startswith((f"{name}/", f"{name}.")) for file in self.files):
                     raise Beyond(f"the module {name}")
@@ -222,9 +234,8 @@ class _Run:
             self.imports += 1
             if self.imports > DEEPEST // 8:
                 raise Beyond("a program that imports so deep")
-            self.module(name, f"{name}.py")
+            found = self.module(name, f"{name}.py")
             self.imports -= 1
-        found = self.modules[name]
         if found.begun:
             raise Beyond("modules that import each other")
         for wanted in statement.names:
@@ -234,50 +245,53 @@ class _Run:
 
     def call(self, call: Call, function: Function | None, local: dict[str, Value], module: _Module, depth: int) -> None:
         """Evaluate the callee, then the arguments, then call."""
-        called: Value | None = None
-        if call.name != "print" or call.name in local or call.name in module.globals:
-            called = self.look(call.name, function, local, module)
-        elif function is not None and "print" in function.variables:
-            called = self.look("print", function, local, module)
-        values = [self.look(argument, function, local, module) for argument in call.arguments]
-        if called is None:
-            if any(isinstance(value, Function) for value in values):
-                raise Beyond("a function that is printed")
-            line = " ".join(map(str, values)) + "\n"
-            self.size += len(line)
-            if self.size > LARGEST:
-                raise Beyond("much output")
-            self.printed.append(line)
-            return
-        if not isinstance(called, Function):
+        called: Value | None
+        name = call.name
+        if name in local:
+            called = local[name]
+        elif function is not None and name in function.variables:
+            called = self.look(name, function, local, module)  # which fails
+        elif name in module.globals:
+            called = module.globals[name]
+        else:
+            called = None if name == "print" else self.look(name, function, local, module)
+        values = [local[what] if what in local else self.look(what, function, local, module) for what in call.arguments]
+        if called.__class__ is Bound:
+            self.bind(called, values, depth)  # type: ignore[arg-type]
+        elif called is None:
+            self.print(values)
+        else:
             raise _Raised("TypeError: 'int' object is not callable")
-        self.bind(called, values, depth)
 
-    def bind(self, called: Function, values: list[Value], depth: int) -> None:
-        self.steps += 1 + len(called.body)
+    def print(self, values: Sequence[Value]) -> None:
+        for value in values:
+            if value.__class__ is not int:
+                raise Beyond("a function that is printed")
+        line = " ".join(map(str, values)) + "\n"
+        self.size += len(line)
+        if self.size > LARGEST:
+            raise Beyond("much output")
+        self.printed.append(line)
+
+    def bind(self, called: Bound, values: list[Value], depth: int) -> None:
+        function, home = called
+        body, parameters = function.body, function.parameters
+        self.steps += 1 + len(body)
         if self.steps > STEPS or depth > DEEPEST:
             raise Beyond("a program that does so much")
-        missing = called.parameters[len(values) :]
-        if missing:
-            few = f"{len(missing)} required positional argument{'s' * (len(missing) > 1)}"
-            raise _Raised(f"TypeError: {called.name}() missing {few}: {_listed(missing)}")
-        if len(values) > len(called.parameters):
-            takes, given = len(called.parameters), len(values)
-            many = (
-                f"{takes} positional argument{'s' * (takes != 1)} but {given} {'was' if given == 1 else 'were'} given"
-            )
-            raise _Raised(f"TypeError: {called.name}() takes {many}")
-        local: dict[str, Value] = dict(zip(called.parameters, values))
-        home = self.modules[called.module]
-        for statement in called.body:
-            assert isinstance(statement, Call | Assign)
+        if len(values) != len(parameters):
+            raise _Raised(f"TypeError: {function.name}() {_mismatch(parameters, len(values))}")
+        local: dict[str, Value] = dict(zip(parameters, values))
+        for statement in body:
             try:
-                if isinstance(statement, Call):
-                    self.call(statement, called, local, home, depth + 1)
+                if statement.__class__ is Call:
+                    self.call(statement, function, local, home, depth + 1)  # type: ignore[arg-type]
                 else:
-                    local[statement.name] = self.look(statement.value, called, local, home)
+                    assert isinstance(statement, Assign)
+                    local[statement.name] = self.look(statement.value, function, local, home)
             except _Raised as error:
-                error.frames.append(Frame(home.file, statement.line, called.name, statement.text))
+                assert isinstance(statement, Call | Assign)
+                error.frames.append(Frame(home.file, statement.line, function.name, statement.text))
                 raise
 
     def look(self, what: str | int, function: Function | None, local: dict[str, Value], module: _Module) -> Value:
@@ -314,6 +328,15 @@ def run(files: Mapping[str, bytes], file: str, folder: str) -> tuple[str, str, i
         frames = "".join(map(str, reversed(error.frames)))
         return "".join(state.printed), f"Traceback (most recent call last):\n{frames}{error.message}\n", 1
     return "".join(state.printed), "", 0
+
+
+def _mismatch(parameters: Sequence[str], given: int) -> str:
+    """What CPython says of a call with another number of arguments."""
+    missing = parameters[given:]
+    if missing:
+        return f"missing {len(missing)} required positional argument{'s' * (len(missing) > 1)}: {_listed(missing)}"
+    takes = f"takes {len(parameters)} positional argument{'s' * (len(parameters) != 1)}"
+    return f"{takes} but {given} {'was' if given == 1 else 'were'} given"
 
 
 def _listed(names: Sequence[str]) -> str:

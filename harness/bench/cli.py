@@ -224,3 +224,15 @@ def statistics(
     result = bench_statistics(replications, seed)
     show(result)
     finish(result)
+
+
+@app.command()
+def shell(
+    lengths: Annotated[str, typer.Option(help="Functions of the code bases, with commas.")] = "4,16,64",
+    problems: Annotated[int, typer.Option(min=1, help="Code bases of each.")] = 3,
+) -> None:
+    """Commands of the interactive agent of code_fix in the virtual shell against bubblewrap."""
+    from harness.bench.shell import bench_shell
+    from harness.bench.timing import finish
+
+    finish(bench_shell([int(length) for length in lengths.split(",")], problems))

@@ -63,3 +63,16 @@ def test_timing():
     assert timing.seconds == sorted(timing.runs)[1]
     assert peak_memory(lambda: None, CPU) == (None, None)
     assert least_traffic(torch.nn.Linear(3, 5), 2) == 16
+
+
+def test_shell(capsys):
+    from harness.bench.shell import bench_shell
+    from tools.sandbox import SandboxUnavailable
+
+    try:
+        result = bench_shell([2], 1)
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+    assert {kind.split()[0] for kind in result["results"]} == {"python", "sed"}
+    assert all(one["bubblewrap"] > one["virtual"] > 0 for one in result["results"].values())
+    assert "virtual us" in capsys.readouterr().out
