@@ -11,7 +11,7 @@ are read some rounds later, when they are long done.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from harness.ahead import Helpers, in_thread
 from harness.decide import autocast, decide
 from harness.pieces import Round, rounds
 from models.base import SequenceModel
-from models.state import take
+from models.state import clone, leaves, take
 from tasks.base import Problem
 from tasks.scenario import Scenario
 
@@ -33,6 +33,8 @@ MULTIPLE = 64
 """Rounds are padded to a multiple of so many tokens on a GPU: few different shapes, few kernels to compile."""
 LAG, AHEAD = 2, 3
 """Rounds on a GPU: results are read so many later, trajectories made so many earlier."""
+WARM, MANY = 2, 4
+"""Rounds of a shape that go launch by launch before there is a graph of it, and that must be left then."""
 
 
 @dataclass
@@ -90,33 +92,101 @@ def verify(
     """
     device = next(model.parameters()).device
     results = [Verified() for _ in problems]
-    state, last = model.initial_state(len(problems), device), None
+    state = model.initial_state(len(problems), device)
     most = longest(scenario, problems)
     if isinstance(model, SequenceModel) and most is not None:
         state = model.reserve(state, most + MULTIPLE)
+    compare = _Compare(model, precision, device, state, 0 if most is None else most)
     pending: deque[_Done] = deque()
     for made, tokens, own in _loaded(scenario, problems, chunk, device, helpers):
         if made.kept is not None:
-            index = _sent(torch.tensor(made.kept), device)
-            state, last = take(state, index), None if last is None else (last[0][index], last[1][index])
+            compare.take(_sent(torch.tensor(made.kept), device))
         ragged = min(made.lengths) < tokens.shape[1]
         lengths = _sent(torch.tensor(made.lengths), device) if ragged else None
-        before = state if keep else None
-        with autocast(device, precision):
-            chosen, margins, state = _choices(model, tokens, state, lengths)
-        end = slice(-1, None) if lengths is None else (lengths - 1)[:, None]
-        following = _at(chosen, end), _at(margins, end)
-        first = (torch.zeros_like(following[0]), torch.zeros_like(following[1])) if last is None else last
-        last = following
-        found = _compared(
-            torch.cat([first[0], chosen[:, :-1]], dim=1), torch.cat([first[1], margins[:, :-1]], dim=1), tokens, own
-        )
-        pending.append(_read_later(made, before, found))
+        before = compare.before() if keep else None
+        pending.append(_read_later(made, before, compare(tokens, own, lengths)))
         if len(pending) > (LAG if device.type == "cuda" else 0):
             _settle(results, pending.popleft(), model, keep)
     while pending:
         _settle(results, pending.popleft(), model, keep)
     return results
+
+
+class _Compare:
+    """Takes the rounds of a verification one after another, and carries what one hands to the next."""
+
+    def __init__(self, model: Any, precision: str, device: torch.device, state: Any, most: int) -> None:
+        self.model, self.precision, self.device, self.state, self.left = model, precision, device, state, most
+        self.last: tuple[Tensor, Tensor] | None = None
+        """What was chosen after the last token of the round before, and its margin, [R, 1] each."""
+        # An RNN's forward is thousands of launches, for which the host takes longer than the GPU.
+        self.records = device.type == "cuda" and getattr(model, "interleaves", False)
+        self.seen: Counter[torch.Size] = Counter()
+        self.graph: _Graph | None = None
+
+    def __call__(self, tokens: Tensor, own: Tensor, lengths: Tensor | None) -> Tensor:
+        """tokens: int64 [R, T]; own: bool [R, T]; lengths: int64 [R] or None. Returns `_Done.found`, on the device."""
+        self.left -= tokens.shape[1]
+        if self.records and lengths is None and self._recorded(tokens, own):
+            assert self.graph is not None
+            return self.graph.replay(tokens, own)
+        self.graph = None
+        self.state, self.last, found = self._round(tokens, own, lengths, self.state, self.last)
+        return found
+
+    def take(self, rows: Tensor) -> None:
+        """Only these rows go on."""
+        self.state, self.graph = take(self.state, rows), None
+        self.last = None if self.last is None else (self.last[0][rows], self.last[1][rows])
+
+    def before(self) -> Any:
+        """The state as it is now, also after the next round."""
+        return self.state if self.graph is None else clone(self.state)
+
+    def _round(
+        self, tokens: Tensor, own: Tensor, lengths: Tensor | None, state: Any, last: tuple[Tensor, Tensor] | None
+    ) -> tuple[Any, tuple[Tensor, Tensor], Tensor]:
+        with autocast(self.device, self.precision):
+            chosen, margins, state = _choices(self.model, tokens, state, lengths)
+        end = slice(-1, None) if lengths is None else (lengths - 1)[:, None]
+        following = _at(chosen, end), _at(margins, end)
+        first = (torch.zeros_like(following[0]), torch.zeros_like(following[1])) if last is None else last
+        chosen, margins = (torch.cat([one, rest[:, :-1]], dim=1) for one, rest in zip(first, (chosen, margins)))
+        return state, following, _compared(chosen, margins, tokens, own)
+
+    def _recorded(self, tokens: Tensor, own: Tensor) -> bool:
+        """Whether there is a graph for this round, which is made where many more like it are to come."""
+        shape = tokens.shape
+        if self.graph is not None and self.graph.tokens.shape == shape:
+            return True
+        self.seen[shape] += 1
+        if self.last is None or self.seen[shape] <= WARM or self.left < MANY * shape[1]:
+            return False
+        state, last = clone(self.state), (self.last[0].clone(), self.last[1].clone())
+        inputs, graph = (tokens.clone(), own.clone()), torch.cuda.CUDAGraph()
+        # Other threads pin memory for later rounds meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            after, following, found = self._round(*inputs, None, state, last)
+            for mine, new in zip((*leaves(state), *last), (*leaves(after), *following)):
+                mine.copy_(new)
+        self.state, self.last, self.graph = state, last, _Graph(graph, *inputs, found)
+        return True
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A captured round, which reads and writes the same tensors every time."""
+
+    graph: torch.cuda.CUDAGraph
+    tokens: Tensor
+    own: Tensor
+    found: Tensor
+
+    def replay(self, tokens: Tensor, own: Tensor) -> Tensor:
+        self.tokens.copy_(tokens)
+        self.own.copy_(own)
+        self.graph.replay()
+        return self.found
 
 
 def longest(scenario: Scenario, problems: Sequence[Problem]) -> int | None:

@@ -104,7 +104,7 @@ def test_rollouts_are_bounded_and_take_the_first_diverged_problems():
 def scenarios(settings):
     """Every task in these settings, with every form."""
     for name in TASKS:
-        task = Scenario(name, "direct").task
+        task = Scenario(name, "interactive").task
         for setting in settings:
             for form in task.forms if setting in task.settings else ():
                 yield Scenario(name, setting, form=form)
@@ -125,7 +125,7 @@ def test_every_task_through_the_evaluation_path(scenario):
         assert (row["divergence"], row["failure"]) == (error.position, error.failure)
 
 
-LARGEST = {"hanoi": 12, "hanoi_recursive": 12}
+LARGEST = {"hanoi": 12, "hanoi_recursive": 12, "code_fix": 64}
 """Where that is not 1,000: the longest problems of the paper."""
 LENGTHS = (1, 2, 3, 5, 10, 30, 100, 300, 1000)
 MUCH = {"copy", "sort"}
@@ -135,7 +135,7 @@ MUCH = {"copy", "sort"}
 def largest():
     """Every task with every tool it admits, in every setting and form."""
     for name in TASKS:
-        task = Scenario(name, "direct").task
+        task = Scenario(name, "interactive").task
         for setting, tools in task.settings.items():
             for tool in tools if setting == "interactive" or name not in MUCH else ():
                 for form in task.forms if setting in ("interactive", "cot") else task.forms[:1]:

@@ -11,7 +11,7 @@ from models import ARCHITECTURES
 from models.build import build
 from models.state import leaves
 from tasks.addition import Addition
-from tasks.problems import problems
+from tasks.problems import problems as drawn
 from tasks.scenario import Scenario
 
 SCENARIO = Scenario("addition", "interactive")
@@ -65,7 +65,7 @@ def test_a_kept_state_is_that_before_the_divergence(architecture):
 
 @pytest.mark.parametrize("place", [0, 200, 1036])
 def test_a_wrong_token_of_the_oracle_is_found_where_it_was_planted(place):
-    [problem] = problems(SCENARIO.task, "evaluation", 30, 1)
+    [problem] = drawn(SCENARIO.task, "evaluation", 30, 1)
     planted = Planted("addition", "interactive")
     planted.place = place
     [one] = verify(ScriptedModel(SCENARIO), planted, [problem], chunk=100)
@@ -79,7 +79,7 @@ def test_a_wrong_token_of_the_oracle_is_found_where_it_was_planted(place):
 @pytest.mark.slow
 def test_a_wrong_token_is_found_near_position_3_400_000():
     """100,000 digits, 3.5M tokens, streamed."""
-    [problem] = problems(SCENARIO.task, "evaluation", 100_000, 1)
+    [problem] = drawn(SCENARIO.task, "evaluation", 100_000, 1)
     planted = Planted("addition", "interactive")
     planted.place = 3_400_000
     [one] = verify(ScriptedModel(SCENARIO), planted, [problem], chunk=1 << 16)
@@ -99,3 +99,16 @@ def test_a_gpu_says_the_same_as_the_cpu(architecture):
     assert told(here) == told(there)
     for one, other in zip(here, there):
         assert one.margin == pytest.approx(other.margin, abs=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ["gru", "lstm"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_recorded_rounds_change_nothing(architecture, precision, monkeypatch):
+    monkeypatch.setattr("harness.verify.LAUNCH", 64)
+    model, problems = model_of(architecture).cuda(), drawn(SCENARIO.task, "evaluation", 60, 5)
+    told_of = {}
+    for many in (4, 1 << 30):
+        monkeypatch.setattr("harness.verify.MANY", many)
+        told_of[many] = told(verify(model, SCENARIO, problems, chunk=64, precision=precision, keep=2))
+    assert told_of[4] == told_of[1 << 30]
