@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, ClassVar
 
 from tasks import TASKS
-from tasks.resolve import name_of
+from tasks.resolve import name_of, resolve
 
 if TYPE_CHECKING:
     from tasks.agent import Agent
@@ -87,6 +87,10 @@ class Task(ABC):
     def name(self) -> str:
         """Its name in the registry, else its import path."""
         return name_of(type(self), TASKS)
+
+    def __reduce__(self) -> tuple[Callable[[str], Task], tuple[str]]:
+        """Pickled by name: a task over the content of a file is a class that no module has as a plain attribute."""
+        return _named, (self.name,)
 
     @property
     def stress(self) -> Mapping[str, Sampler]:
@@ -169,3 +173,7 @@ class Task(ABC):
     def trajectory_length(self, problem: Problem, form: str = "faithful") -> int | None:
         """Tokens of the interactive trajectory in a form, question included, where that has a closed form."""
         return None
+
+
+def _named(name: str) -> Task:
+    return resolve("task", name, TASKS)()

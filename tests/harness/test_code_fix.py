@@ -1,6 +1,7 @@
 """Coding agents inside the harness: text, budgets, checkpoints with their own tokenizer, no oracle."""
 
 import json
+import pickle
 import random
 import re
 
@@ -188,6 +189,19 @@ def test_without_an_oracle_the_output_alone_is_judged(tmp_path):
         None,
         2,
     )
+
+
+def test_helper_processes_get_the_whole_scenario(tmp_path):
+    """On a GPU the solvers run beside it: what they are told must travel, a task over a file included."""
+    scenario = Scenario("code_fix", "interactive", tool_options={"tokens": "code"})
+    settings = Evaluate(lengths=[2], problems=4)
+    point = Point(2, "random", 0, 4)
+    [(_, rows)] = evaluate(ScriptedModel(scenario), scenario, [point], settings, {}, workers=1)
+    assert all(row["exact"] for row in rows)
+    scenario = Scenario(f"tasks.code_fix:{recorded(tmp_path)}", "interactive", tool_options={"backend": "virtual"})
+    again = pickle.loads(pickle.dumps(scenario))
+    assert again.task.revision == scenario.task.revision
+    assert again.training_block(2, 0, 0)[0][1] == scenario.training_block(2, 0, 0)[0][1]
 
 
 def test_another_file_is_another_cell(tmp_path):
