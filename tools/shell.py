@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import ClassVar
 
-from tools.base import Kind, Snapshot, Tool
+from tools.base import ASK, Kind, Mode, Snapshot, Tool
 from tools.sandbox import Backend, Bubblewrap, Container, Files, Isolated, Limits, Local, Ran
 from tools.text import BYTES, Tokenizer, read, spelled, tokenizer
 from tools.virtual_shell import VirtualShell
@@ -51,8 +52,8 @@ class Shell(Tool):
     """Commands in fences of ```bash, each run by `bash -c` in one folder; the reply is exit status and output.
 
     A turn is text up to a line of three backticks. It should hold one command; a turn without one, or of more than
-    `turn_tokens` tokens, is told so. Every command is a new shell: what lasts is the files. After `turns` turns nothing
-    is answered and the trajectory ends. The output of a trajectory is the files it leaves.
+    `turn_tokens` tokens (None: any number), is told so. Every command is a new shell: what lasts is the files. After
+    `turns` turns nothing is answered and the trajectory ends. The output of a trajectory is the files it leaves.
     """
 
     revision: ClassVar[int] = 1
@@ -63,7 +64,7 @@ class Shell(Tool):
         tokens: str = BYTES,
         files: Folder = _nothing,
         turns: int = 10_000,
-        turn_tokens: int = 100_000,
+        turn_tokens: int | None = None,
         output_chars: int = 10_000,
         seconds: float = 10.0,
         memory_mb: int = 512,
@@ -73,7 +74,12 @@ class Shell(Tool):
         """tokens: the tokenizer (`tools.text.tokenizer`); output_chars: see `observation`; image: of containers."""
         if not callable(files):
             raise ValueError(f"shell: files = {files!r}, must be a function; tasks give it")
-        whole = {"turns": turns, "turn_tokens": turn_tokens, "memory_mb": memory_mb, "output_chars": output_chars}
+        whole = {
+            "turns": turns,
+            "turn_tokens": 2 if turn_tokens is None else turn_tokens,
+            "memory_mb": memory_mb,
+            "output_chars": output_chars,
+        }
         for name, value in whole.items():
             if not isinstance(value, int) or value < 2:
                 raise ValueError(f"shell: {name} = {value!r}, must be a whole number of at least 2")
@@ -137,7 +143,14 @@ class Shell(Tool):
     def _completes(self, token: str) -> bool:
         """Whether the turn ends with this token."""
         ending = self._text[-len(_CLOSE) :] + token
-        return ending.endswith(_CLOSE) or self._length + 1 >= self._turn_tokens
+        return ending.endswith(_CLOSE) or (self._turn_tokens is not None and self._length + 1 >= self._turn_tokens)
+
+    def modes(self) -> tuple[Mode, ...]:
+        """How much of CLOSE the text ends with. With a budget of tokens any token may end a turn."""
+        return super().modes() if self._turn_tokens is not None else _modes(self.vocabulary())
+
+    def mode(self) -> int:
+        return 0 if self._turn_tokens is not None else _begun(self._text)
 
     def result(self) -> tuple[str, ...]:
         """The files, one after another, each as a string with its name in the first line."""
@@ -151,6 +164,21 @@ class Shell(Tool):
 
 
 _OPEN, _CLOSE = spelled(OPEN), spelled(CLOSE)
+
+
+def _begun(text: str) -> int:
+    """Characters of CLOSE that a text ends with, all of it left out."""
+    return next(size for size in range(len(_CLOSE) - 1, -1, -1) if text.endswith(_CLOSE[:size]))
+
+
+@lru_cache(8)
+def _modes(tokens: tuple[str, ...]) -> tuple[Mode, ...]:
+    made = []
+    for begun in range(len(_CLOSE)):
+        before = _CLOSE[:begun]
+        after = {token: ASK if (before + token).endswith(_CLOSE) else _begun(before + token) for token in tokens}
+        made.append(Mode({token: mode for token, mode in after.items() if mode}, otherwise=0))
+    return tuple(made)
 
 
 def make_backend(name: str, limits: Limits, image: str = "", unsafe_local: bool = False) -> Backend:

@@ -1,7 +1,10 @@
 """The shell as a token machine: turns, commands, observations, budgets."""
 
+import random
+
 import pytest
 
+from tools.base import ASK
 from tools.sandbox import Ran
 from tools.shell import CLOSE, OPEN, Shell, malformed, observation
 from tools.text import read
@@ -118,3 +121,22 @@ def test_bad_options_give_one_line(options, message):
 def test_without_a_sandbox_only_where_that_is_said():
     tool = shell(backend="local", unsafe_local=True)
     assert "1\n</output>" in say(tool, f"{OPEN}python3 a.py{CLOSE}")[0][0]
+
+
+@pytest.mark.parametrize("options", [{"tokens": "bytes"}, {"tokens": "code"}, {"tokens": "code", "turn_tokens": 30}])
+def test_modes_say_which_tokens_may_be_answered(options):
+    """A row of a batch on a device waits for the tool where they say so, and only there a turn may end."""
+    tool, rng = shell(**options), random.Random(0)
+    modes, mode = tool.modes(), tool.mode()
+    likely = [*tool.encode(f"{OPEN}ls{CLOSE}"), "Ċ", "`", "`"] * 3 + ["```"] * ("```" in tool.vocabulary()) * 5
+    answered = asked = 0
+    for _ in range(20_000):
+        token = rng.choice(likely)
+        following = modes[mode].after.get(token, modes[mode].otherwise)
+        reply = tool.feed(token)
+        assert not reply or following == ASK
+        answered, asked = answered + bool(reply), asked + (following == ASK)
+        mode = tool.mode() if following == ASK else following
+        assert mode == tool.mode()
+    assert answered > 50
+    assert asked == answered or options.get("turn_tokens")
