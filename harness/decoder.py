@@ -18,7 +18,8 @@ from torch import Tensor
 from harness.decide import dtype_of
 from models.base import SequenceModel
 from models.decoding import decoding
-from models.state import State, fill
+from models.state import State, fill, leaves
+from models.state import take as take_rows
 from tools.batched import ASKS, NOTHING, BatchedTool
 
 WINDOW = 120
@@ -44,6 +45,8 @@ class Window:
     """float32 [B, steps]; NaN for tokens of a reply."""
     asks: Tensor
     """bool [B]: rows that wait for an answer to their last token."""
+    returned: Tensor
+    """bool [B]: marked rows that are back where they were when they were marked, a window ago."""
     copied: Any
     """Event after which they may be read; None: at once."""
 
@@ -91,6 +94,9 @@ class Decoder:
         self.live, self.fed, self.acts = truth(), truth(), truth()
         self.made = torch.zeros(rows, self.steps, dtype=torch.int32, device=device)
         self.margins = torch.zeros(rows, self.steps, device=device)
+        self.repeats = select is None and tool.alone and bool(getattr(model, "steady", False))
+        """Whether a row that is where it was before does the same again, for ever."""
+        self._marked: tuple[Tensor, list[Tensor]] | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._recorded = graph and device.type == "cuda" and getattr(model, "records", False)
         self._take = _fastest_take(device)
@@ -149,6 +155,22 @@ class Decoder:
         self.said[index] = NOTHING
         self.tool.answered(index, tools)
 
+    def mark(self, rows: Sequence[int]) -> None:
+        """Remember where these rows are, until the end of the next window (see `Window.returned`)."""
+        index = self._sent(rows)
+        self._marked = index, self._whereabouts(index)
+
+    def stop(self, rows: Sequence[int]) -> None:
+        """These rows need not go on."""
+        self.live[self._sent(rows)] = False
+
+    def _whereabouts(self, rows: Tensor) -> list[Tensor]:
+        """All that the further steps of rows depend on, each a copy. (Of a state the number of tokens is left out: a
+        steady model does not look at it.)"""
+        memory = take_rows(getattr(self.state, "layers", self.state), rows)
+        own = *self.tool.state(rows), self.scores[rows], self.said[rows], self.live[rows]
+        return [tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None] for tensor in (*leaves(memory), *own)]
+
     def run(self) -> Window:
         """A window of steps; on a GPU it may still be under way."""
         if self._recorded and self._graph is None:
@@ -179,14 +201,21 @@ class Decoder:
         torch.where(self.fed[:, None], self.select(logits, self.seed, self.own), self.scores, out=self.scores)
 
     def _looked_at(self) -> Window:
-        asks = self.live & (self.said == ASKS)
+        asks, returned = self.live & (self.said == ASKS), torch.zeros_like(self.live)
+        if self._marked is not None:
+            rows, before = self._marked
+            same = [(old == new).all(1) for old, new in zip(before, self._whereabouts(rows), strict=True)]
+            returned[rows] = torch.stack(same).all(0)
+            self._marked = None
         if self.device.type != "cuda":
-            window = Window(self.count.clone(), self.made.clone(), self.margins.clone(), asks, None)
+            window = Window(self.count.clone(), self.made.clone(), self.margins.clone(), asks, returned, None)
         else:
-            count, made, margins, asks = map(self._copied, (self.count, self.made, self.margins, asks))
+            count, made, margins, asks, returned = map(
+                self._copied, (self.count, self.made, self.margins, asks, returned)
+            )
             event = torch.cuda.Event()
             event.record()
-            window = Window(count, made, margins, asks, event)
+            window = Window(count, made, margins, asks, returned, event)
         self.count.zero_()
         return window
 

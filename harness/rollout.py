@@ -122,14 +122,21 @@ class _Rollouts:
     def _look(self, seats: Sequence[_Seat | None], window: Window) -> None:
         """Follow what the rows did; answer those that ask, and let others take the places of those that ended."""
         window.wait()
-        asking = []
-        made, margins = window.made.tolist(), window.margins.tolist()
+        asking, circling, stopped = [], [], []
+        made, margins, returned = window.made.tolist(), window.margins.tolist(), window.returned.tolist()
         for row, (seat, count, asks) in enumerate(zip(seats, window.count.tolist(), window.asks.tolist())):
             if seat is None or seat.over:
                 continue
-            seat.follow(made[row][:count], margins[row][:count])
+            ids = made[row][:count]
+            seat.follow(ids, margins[row][:count])
+            if returned[row] and not seat.over:
+                seat.repeat(ids, margins[row][:count])
+                stopped.append(row)
+            again, seat.last = bool(ids) and ids == seat.last, ids
             if seat.over:
                 self.places[row] = None
+            elif again:
+                circling.append(row)
             elif asks and count:  # else it was answered when it was seen to ask
                 asking.append((row, seat))
         if asking:
@@ -139,6 +146,10 @@ class _Rollouts:
                 [seat.environment.tool for _, seat in asking],
                 [seat.environment.cut for _, seat in asking],
             )
+        if stopped:
+            self.decoder.stop(stopped)
+        if circling and self.decoder.repeats:
+            self.decoder.mark(circling)
         self._refill()
 
     def _refill(self) -> None:
@@ -212,6 +223,8 @@ class _Seat:
         self.rollout = Rollout()
         self.over = False
         self.decided = start.commit is not None
+        self.last: Sequence[int] = ()
+        """Tokens of the last window."""
 
     def follow(self, ids: Sequence[int], margins: Sequence[float]) -> None:
         """Take the next tokens: those of replies as the tool gave them, the others act on the environment."""
@@ -230,6 +243,12 @@ class _Seat:
         ended = self.environment.done or (self.environment.cut and not self.expected)
         if ended or len(self.rollout.ids) >= self.room:
             self._finish()
+
+    def repeat(self, ids: Sequence[int], margins: Sequence[float]) -> None:
+        """All that is left of a rollout whose last tokens come again and again: written down, not decoded."""
+        left = self.room - len(self.rollout.ids)
+        times = -(-left // len(ids))
+        self.follow((list(ids) * times)[:left], (list(margins) * times)[:left])
 
     def _finish(self) -> None:
         self.over = True

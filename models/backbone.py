@@ -47,6 +47,8 @@ class Span:
     in_place: bool
     """A single token whose call may modify the state it is given."""
     training: bool
+    live: Tensor | None = None
+    """bool [B]: rows whose state an `in_place` call may modify; None: all."""
     offsets: Tensor | None = None
     """int32 [S + 1]: the row is S sequences laid end to end, each from its initial state (see `SequenceModel.packed`);
     None: every row is one sequence."""
@@ -223,7 +225,7 @@ class Backbone(SequenceModel):
         return BackboneState(state.position, [block.reserve(memory, length) for block, memory in blocks], state.even)
 
     def packed(self, tokens: Tensor, offsets: Tensor, longest: int) -> Tensor:
-        span = Span(tokens.new_zeros(1), len(tokens), None, True, False, self.training, offsets, longest)
+        span = Span(tokens.new_zeros(1), len(tokens), None, True, False, self.training, None, offsets, longest)
         span.positions  # noqa: B018  made here, because compiled blocks should meet it made
         for block in self._blocks:
             block.prepare(span)
@@ -235,8 +237,8 @@ class Backbone(SequenceModel):
     def decide(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return decide(features, self.logits.weight)
 
-    def step(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
-        features, state = self._run(tokens[:, None], state, in_place=True)
+    def step(self, tokens: Tensor, state: BackboneState, live: Tensor | None = None) -> tuple[Tensor, BackboneState]:
+        features, state = self._run(tokens[:, None], state, in_place=True, live=live)
         return self.head(features[:, 0]), state
 
     def cost(self, length: int) -> Cost:
@@ -255,10 +257,11 @@ class Backbone(SequenceModel):
         lengths: Tensor | None = None,
         in_place: bool = False,
         appends: bool = False,
+        live: Tensor | None = None,
     ) -> tuple[Tensor, BackboneState]:
         start = tokens.new_zeros(len(tokens)) if state is None else state.position
         width, even = tokens.shape[1], 0 if state is None else state.even
-        span = Span(start, width, lengths, state is None, in_place, self.training, appends=appends, even=even)
+        span = Span(start, width, lengths, state is None, in_place, self.training, live, appends=appends, even=even)
         before = [None] * len(self.blocks) if state is None else state.layers
         features, after = self._through(tokens, before, span)
         ragged = lengths is not None

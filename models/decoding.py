@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from models.backbone import Backbone
 from models.base import SequenceModel
 from models.state import State, kept
 
@@ -45,9 +46,14 @@ class Stepping:
         self.model = lowered(model, dtype) if device.type == "cuda" and dtype != torch.float32 else model
         self.device, self.dtype = device, dtype
 
+    def step(self, tokens: Tensor, state: State, live: Tensor) -> tuple[Tensor, State]:
+        if isinstance(self.model, Backbone):
+            return self.model.step(tokens, state, live)
+        return self.model.step(tokens, state)
+
     def __call__(self, tokens: Tensor, state: State, live: Tensor, scores: Tensor) -> State:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            logits, after = self.model.step(tokens, state)
+            logits, after = self.step(tokens, state, live)
         torch.where(live[:, None], logits.float(), scores, out=scores)
         return kept(state, after, live)
 

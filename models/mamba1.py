@@ -58,7 +58,7 @@ class CausalConv(nn.Module):
 class Mamba1Mixer(Block):
     """in_proj, causal convolution, selective scan, gate, out_proj. depth: blocks of the model, for out_proj's scale."""
 
-    operations = ("causal_conv", "selective_scan", "selective_step")
+    operations = ("causal_conv", "selective_scan")
     steady = True
 
     def __init__(self, d_model: int, depth: int, d_state: int = 16, expand: int = 2, d_conv: int = 4) -> None:

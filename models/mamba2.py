@@ -37,7 +37,7 @@ class Mamba2Options(Options):
     """Taps of the convolution over x, B and C."""
 
 
-FUSED = ("mamba2",)
+FUSED = ("mamba2", "ssd_step")
 """Operations of a mixer; of one whose shape fits no kernel, the parts of this."""
 
 
@@ -62,7 +62,7 @@ class Mamba2Mixer(Block):
         self.norm = nn.Parameter(torch.ones(self.inner))
         self.out_proj = nn.Linear(self.inner, d_model, bias=False)
         scale_output(self.out_proj, depth)
-        self.operations = FUSED if fits(d_conv, head_size, d_state) else PARTS["mamba2"]
+        self.operations = FUSED if fits(d_conv, head_size, d_state) else (*PARTS["mamba2"], "ssd_step")
         no_weight_decay(self.A_log, self.D, self.dt_bias)
 
     def initial_state(self, batch: int, device: torch.device) -> MambaState:
@@ -74,7 +74,7 @@ class Mamba2Mixer(Block):
         weights = Weights(conv.weight, conv.bias, self.dt_bias, self.A_log, self.D, self.norm, NORM_EPS)
         before = None if state is None else (state.conv, state.ssm)
         if span.in_place and before is not None:
-            y, last = mamba2_step(projected[:, 0], weights, before)
+            y, last = mamba2_step(projected[:, 0], weights, before, span.live)
             return self.out_proj(y[:, None]), MambaState(*last)
         # What does not fit the fused operation is made of its parts.
         run = mamba2 if self.operations == FUSED else reference.mamba2

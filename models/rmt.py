@@ -109,7 +109,7 @@ class RecurrentMemoryTransformer(Backbone):
     def reserve(self, state: Any, length: int) -> Any:
         return state
 
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def step(self, tokens: Tensor, state: Any, live: Tensor | None = None) -> tuple[Tensor, Any]:
         features, state = self._segments(tokens[:, None], state, in_place=True)
         return self.head(features[:, 0]), state
 

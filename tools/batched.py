@@ -40,6 +40,10 @@ class BatchedTool(Protocol):
         """The tools on the host have answered the last token of these rows."""
         ...
 
+    def state(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Of a tool that is alone: copies of all that further replies to these rows depend on."""
+        ...
+
 
 class Asking:
     """Any tool: it stays on the host, and rows wait for it where one of its modes says so (see `Tool.modes`)."""
@@ -55,6 +59,9 @@ class Asking:
         self.mode[rows] = torch.tensor([tool.mode() for tool in tools]).to(self.mode.device)
 
     answered = load
+
+    def state(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return (self.mode[rows],)
 
     def feed(self, tokens: Tensor, active: Tensor, said: Tensor) -> None:
         following = self.table[self.mode, tokens]

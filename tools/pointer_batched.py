@@ -71,7 +71,7 @@ class BatchedPointerMemory:
         raise AssertionError("it never asks")
 
     def state(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """What the replies of these rows will depend on, apart from the cells that nothing was appended to."""
+        """See `tools.batched.BatchedTool`. As long as the length stays, so do the cells."""
         return self.length[rows], self.positions[rows]
 
 

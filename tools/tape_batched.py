@@ -67,7 +67,7 @@ class BatchedTape:
         raise AssertionError("it never asks")
 
     def state(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """What the replies of these rows depend on."""
+        """See `tools.batched.BatchedTool`."""
         return self.cells[rows], self.head[rows], self.writing[rows]
 
 

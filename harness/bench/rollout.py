@@ -14,7 +14,7 @@ from harness.bench.rows import roughened, rows_of
 from harness.bench.timing import machine, peaks, synchronise, table, timed
 from harness.config import Evaluate
 from harness.decide import NEAR_TIE, autocast, decide
-from harness.decoder import Decoder
+from harness.decoder import WINDOW, Decoder
 from harness.evaluate import agree, live
 from harness.evaluate import limit as budget_of
 from harness.rollout import Rollout, Start, from_question, roll_out
@@ -30,6 +30,7 @@ from tools.batched import batched
 Precision = Literal["float32", "bf16"]
 REPLAYS = 4
 """Windows of a run that is timed."""
+SCANS = (((2, 64), 4), ((1, 128), 4), ((4, 32), 2), ((8, 16), 2), ((16, 16), 4), ((16, 32), 8), ((4, 64), 4))
 LOOP_STEPS = 200
 """Steps of the plain loop that are timed; the rest is extrapolated."""
 
@@ -90,9 +91,9 @@ def _step(
     bandwidth: float,
     tune: bool,
 ) -> dict[str, Any]:
-    length = context + (repeats + 2) * REPLAYS * 120
+    length = context + 2 * WINDOW
     decoder = _busy(model, scenario, rows, context, length, precision)
-    ms = _milliseconds(decoder, repeats)
+    ms = _milliseconds(decoder, context, repeats)
     moved = bytes_of_a_step(model, rows, context, precision)
     result = {
         "architecture": architecture,
@@ -138,9 +139,12 @@ def _busy(
     return decoder
 
 
-def _milliseconds(decoder: Decoder, repeats: int) -> float:
+def _milliseconds(decoder: Decoder, context: int, repeats: int) -> float:
     def run() -> None:
         for _ in range(REPLAYS):
+            for tensor in leaves(decoder.state):  # no cache outgrows its room
+                if not tensor.is_floating_point():
+                    tensor.fill_(context)
             decoder.run()
 
     timing = timed(run, decoder.device, repeats)
@@ -158,7 +162,7 @@ def _tuned(
     for lanes, tiles in _variants(model, rows):
         try:
             decoder.decode, decoder._graph = Mamba1Step(model, dtype, rows, lanes, tiles), None
-            found.append({"ms": _milliseconds(decoder, 1), "lanes": lanes, "tiles": vars(tiles)})
+            found.append({"ms": _milliseconds(decoder, 0, 1), "lanes": lanes, "tiles": vars(tiles)})
         except Exception as error:  # tiles that do not fit a machine must not lose the others
             found.append({"ms": float("inf"), "lanes": lanes, "tiles": vars(tiles), "error": str(error)[:200]})
         print(found[-1], flush=True)
@@ -170,23 +174,33 @@ def _variants(model: Any, rows: int) -> Iterator[tuple[int, Any]]:
     from models.kernels.triton_mamba1_step import blocks
 
     width, inner = model.options.d_model, model.blocks[0].mixer.inner
-    several = (1, 2, 4) if rows >= 64 else (1,)
-    for lanes in several:
-        base = blocks(-(-rows // lanes), width, inner)
-        high = base.enter[0]
-        changes: list[dict[str, Any]] = [{}]
-        if lanes < 4:
-            changes += [{"enter": (high, *e)} for e in ((32, 64), (64, 128), (32, 128), (128, 64)) if rows > 16]
-            changes += [{"enter": (16, *e)} for e in ((16, 256), (32, 128), (32, 256)) if rows <= 16]
-            changes += [{"leave": e} for e in ((64, 32, 128), (32, 64, 128), (64, 64, 128), (32, 32, 64)) if rows > 16]
-            changes += [{"leave": e} for e in ((16, 32, 128), (16, 16, 256), (16, 16, 64)) if rows <= 16]
-            changes += [{"splits": 2}, {"splits": 4}, {"splits": 12}]
-            changes += [{"scan": (16, 32), "scan_warps": 8}, {"scan": (16, 16), "scan_warps": 8}, {"scan": (16, 8)}]
-            changes += [{"warps": 8}, {"stages": 3}, {"stages": 5}]
-        for change in changes:
-            yield lanes, replace(base, **change)
-    for lanes in several:
-        yield lanes, replace(blocks(-(-rows // lanes), width, inner), early=True)
+    base = blocks(rows, width, inner)
+    few: list[dict[str, Any]] = [
+        *({"early": early, "apart": apart} for early in (True, False) for apart in (True, False)),
+        *({"leave": leave} for leave in ((16, 16, 256), (16, 32, 128), (16, 16, 512))),
+        *({"enter": enter} for enter in ((16, 32, 128), (16, 16, 256), (16, 64, 64))),
+        *({"splits": splits} for splits in (4, 12)),
+        *({"select": depth} for depth in (32, 128)),
+        *({"apart": True, "scan": scan, "scan_warps": warps} for scan, warps in (((2, 32), 2), ((1, 64), 4))),
+    ]
+    many: list[dict[str, Any]] = [
+        {},
+        *({"scan": scan, "scan_warps": warps} for scan, warps in SCANS),
+        *({"enter": enter} for enter in ((128, 64, 64), (32, 64, 128), (64, 128, 64), (64, 32, 128))),
+        *({"enter": enter, "warps": 8, "leave": (64, 64, 64)} for enter in ((128, 128, 64), (128, 64, 64))),
+        *({"leave": leave} for leave in ((64, 32, 128), (64, 64, 64), (32, 64, 128), (128, 32, 64))),
+        *({"splits": splits, "select": depth} for splits, depth in ((4, 64), (12, 32), (12, 64), (6, 64))),
+        *({"steps": channels} for channels in (128, 32)),
+        {"apart": False, "scan": (16, 16)},
+        {"early": True},
+        {"early": True, "scan": (2, 64)},
+    ]
+    changes = few if rows <= 16 else many
+    for change in changes:
+        yield 1, replace(base, **change)
+    for lanes in (2, 4) if rows >= 64 else ():
+        yield lanes, blocks(-(-rows // lanes), width, inner)
+        yield lanes, replace(base, scan=(2, 64))
 
 
 def bench_whole(model: Any, scenario: Scenario, digits: int, count: int, precision: Precision) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.kernels.attention import attention
 from models.kernels.gated_delta import gated_delta_step
-from models.kernels.ssd import ssd_step
+from models.kernels.selective_scan import selective_step
 from models.kernels.wkv7 import wkv7_step
 
 REFERENCES = {
@@ -34,8 +34,8 @@ REFERENCES = {
     "packed_attention": "models.kernels.attention:packed_attention",
     "rnn": "torch.nn:RNNBase",
     "selective_scan": "models.kernels.selective_scan:gated_scan",
-    "selective_step": "models.kernels.selective_scan:selective_step",
     "ssd": "models.kernels.ssd:ssd",
+    "ssd_step": "models.kernels.ssd:ssd_step",
     "wkv7": "models.kernels.wkv7:wkv7",
 }
 """Operation -> its reference, called `torch`: plain PyTorch, fused attention and cuDNN where PyTorch has them."""
@@ -99,9 +99,9 @@ def _ssd_example(device: torch.device) -> tuple[Any, ...]:
     return x, delta, -torch.ones(1, device=device), B, B
 
 
-def _step_example(device: torch.device) -> tuple[Any, ...]:
-    u, A, B = torch.ones(1, 16, device=device), -torch.ones(16, 4, device=device), torch.ones(1, 4, device=device)
-    return u, u, A, B, B, torch.ones(1, 16, 4, device=device)
+def _ssd_step_example(device: torch.device) -> tuple[Any, ...]:
+    x, one, B = torch.ones(1, 2, 16, device=device), torch.ones(2, device=device), torch.ones(1, 8, device=device)
+    return x, one[None], -one, B, B, torch.ones(1, 2, 16, 8, device=device), one[:1] > 0
 
 
 def _wkv7_example(device: torch.device) -> tuple[Any, ...]:
@@ -152,11 +152,11 @@ CANDIDATES: dict[str, tuple[Candidate, ...]] = {
         Candidate("triton", "models.kernels.triton_scan:gated_scan", _scan_example),
         Candidate("mamba_ssm", "models.kernels.vendor_mamba:gated_scan", _scan_example),
     ),
-    "selective_step": (Candidate("mamba_ssm", "models.kernels.vendor_mamba:selective_step", _step_example),),
     "ssd": (
         Candidate("triton", "models.kernels.triton_ssd:ssd", _ssd_example),
         Candidate("mamba_ssm", "models.kernels.vendor_mamba:ssd", _ssd_example),
     ),
+    "ssd_step": (Candidate("triton", "models.kernels.triton_ssd_step:ssd_step", _ssd_step_example),),
     "wkv7": (
         Candidate("triton-forward", "models.kernels.triton_delta:wkv7", _wkv7_example, offered=False),
         Candidate("fla", "models.kernels.vendor_fla:wkv7", _wkv7_example, offered=False),
@@ -295,9 +295,9 @@ def ssd(x: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
     return choice("ssd", x.device.type).function(x, *arguments, **named)
 
 
-def selective_step(u: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
-    """See `models.kernels.selective_scan`; may update the state in place."""
-    return choice("selective_step", u.device.type).function(u, *arguments, **named)
+def ssd_step(x: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """See `models.kernels.ssd`; may update the state in place."""
+    return choice("ssd_step", x.device.type).function(x, *arguments, **named)
 
 
 def decide(features: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:

@@ -86,13 +86,15 @@ def mamba2(
     return _finish(y, x, gate, weights), None if offsets is not None else (conv, ssm)
 
 
-def mamba2_step(projected: Tensor, weights: Weights, state: Memory) -> tuple[Tensor, Memory]:
-    """One token of `mamba2`: projected: [B, ..]; returns [B, inner] and the new state."""
+def mamba2_step(
+    projected: Tensor, weights: Weights, state: Memory, live: Tensor | None = None
+) -> tuple[Tensor, Memory]:
+    """One token of `mamba2`: projected: [B, ..]; live: see `ssd_step`; returns [B, inner] and the new state."""
     gate, x, delta = _split(projected, weights)
     x, conv = causal_conv(x[:, None], weights.conv_weight, weights.conv_bias, state[0], activate=True)
     x, B, C, delta, A = _prepare(x[:, 0], delta, weights)
     with torch.autocast(x.device.type, enabled=False):
-        y, ssm = ssd_step(x, delta, A, B, C, state[1])
+        y, ssm = ssd_step(x, delta, A, B, C, state[1], live)
     return _finish(y, x, gate, weights), (conv, ssm)
 
 

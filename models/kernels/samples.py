@@ -86,11 +86,14 @@ def _selective_scan(draw: Draw) -> Iterator[Sample]:
     yield Sample("packed", inputs(1), draw.packed)
 
 
-def _selective_step(draw: Draw) -> Iterator[Sample]:
-    A = -torch.arange(1.0, STATE + 1, device=draw.device).repeat(CHANNELS, 1)
-    u, B, C = (draw.normal(ROWS, size, wide=True) for size in (CHANNELS, STATE, STATE))
-    state = draw.normal(ROWS, CHANNELS, STATE, wide=True)
-    yield Sample("one token", (u, draw.steps(ROWS, CHANNELS), A, B, C, state), {}, False)
+def _ssd_step(draw: Draw) -> Iterator[Sample]:
+    heads, size, entries = 4, 24, 40
+    A, live = -torch.arange(1.0, heads + 1, device=draw.device), torch.ones(ROWS, device=draw.device) > 0
+    B, C = (draw.normal(ROWS, entries) for _ in range(2))
+    state = draw.normal(ROWS, heads, size, entries, wide=True)
+    yield Sample(
+        "one token", (draw.normal(ROWS, heads, size), draw.steps(ROWS, heads), A, B, C, state, live), {}, False
+    )
 
 
 def _attention_step(draw: Draw) -> Iterator[Sample]:
@@ -180,8 +183,8 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Sample]]] = {
     "mamba2": _mamba2,
     "norm": _norm,
     "selective_scan": _selective_scan,
-    "selective_step": _selective_step,
     "ssd": _ssd,
+    "ssd_step": _ssd_step,
     "wkv7": _wkv7,
 }
 

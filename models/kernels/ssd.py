@@ -53,8 +53,13 @@ def ssd(
     return y[:, :length], state
 
 
-def ssd_step(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of `ssd`: x: [batch, heads, P]; delta: [batch, heads]; B, C: [batch, N]."""
+def ssd_step(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, live: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One token of `ssd`: x: [batch, heads, P]; delta: [batch, heads]; B, C: [batch, N].
+
+    What updates the state in place does so only in the rows of `live` (bool [batch]; None: all).
+    """
     decay = torch.exp(delta * A)[:, :, None, None]
     state = torch.addcmul((x * delta[..., None])[..., None] * B[:, None, None, :], decay, state)
     return torch.einsum("bhpn,bn->bhp", state, C), state

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # type: ignore[import-not-found]
-from mamba_ssm.ops.triton.selective_state_update import selective_state_update  # type: ignore[import-not-found]
 from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined  # type: ignore[import-not-found]
 from torch import Tensor
 from torch.nn.functional import silu, softplus
@@ -63,12 +62,6 @@ def _writing(state: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     delta = torch.full_like(u, STEP)
     B = torch.eye(entries, device=state.device).expand(batch, -1, -1)
     return u, delta, B, torch.zeros_like(B)
-
-
-def selective_step(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """As `models.kernels.selective_scan.selective_step`; the state is updated in place."""
-    skip, bias = torch.zeros_like(A[:, 0]), torch.zeros_like(A[:, 0])  # left out, both corrupt its result
-    return selective_state_update(state, u, delta, A, B, C, skip, None, bias), state
 
 
 def ssd(

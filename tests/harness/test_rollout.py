@@ -134,7 +134,7 @@ def test_taking_in_one_kernel_equals_the_reference():
     from harness.triton_take import take as fused
 
     with torch.inference_mode():
-        decoder = random_decoder(Scenario("addition", "interactive"), 200, torch.Generator().manual_seed(0))
+        decoder = random_decoder(Scenario("addition", "interactive"), 60, torch.Generator().manual_seed(0))
         other = copy.copy(decoder)
         for name in (*FIELDS, "reply", "scores"):
             setattr(other, name, getattr(decoder, name).clone())
@@ -179,6 +179,62 @@ def test_a_row_that_waits_is_not_fed(make):
         else:
             assert isinstance(tool, BatchedTape)
             assert decoder.made[0, 1] == ids["1"]
+
+
+@pytest.mark.parametrize(("architecture", "setting"), [("gru", "direct"), ("lstm", "cot")])
+def test_what_comes_again_and_again_is_written_down(architecture, setting, monkeypatch):
+    """Models that know nothing soon go round in circles; rollouts are the same as those decoded to the end."""
+    scenario = Scenario("addition", setting)
+    model = build(architecture, "tiny", len(scenario.vocabulary), seed=1).eval().to(DEVICE)
+    steps = [0]
+    step = Decoder.step
+
+    def counted(decoder):
+        steps[-1] += 1
+        step(decoder)
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    short = roll_out(model, scenario, starts(scenario, 3, limit=1200, count=2))
+    init = Decoder.__init__
+
+    def never(decoder, *arguments, **named):
+        init(decoder, *arguments, **named)
+        decoder.repeats = False
+
+    monkeypatch.setattr(Decoder, "__init__", never)
+    steps.append(0)
+    whole = roll_out(model, scenario, starts(scenario, 3, limit=1200, count=2))
+    for one, other in zip(short, whole):
+        assert {**vars(one), "margins": 0} == {**vars(other), "margins": 0}
+        assert one.margins == pytest.approx(other.margins, nan_ok=True)
+    assert [rollout.ending for rollout in short] == ["past_budget"] * 2
+    assert steps[1] >= 1100
+    assert steps[0] < 0.6 * steps[1]
+
+
+@pytest.mark.parametrize(("token", "circles"), [("7", False), ("R1", True), ("r1", True)])
+def test_the_tool_is_part_of_the_circle(token, circles):
+    """The same token for ever: a thought is one more in memory each time, a pointer stops at the end of it."""
+    scenario = Scenario("addition", "interactive")
+    names = scenario.vocabulary.ids
+    model = build("gru", "tiny", len(names), seed=1).eval().to(DEVICE)
+    with torch.inference_mode():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.logits.bias[names[token]] = 1
+        tool = batched(scenario.make_tool(), names, 1, 900, DEVICE)
+        decoder = Decoder(model, tool, 1, 900, len(names), names["[EOS]"], graph=False)
+        logits = torch.zeros(1, len(names), device=DEVICE)
+        logits[0, names[token]] = 1
+        each = scenario.make_tool()
+        each.start(["^", "1", "="])
+        decoder.put([0], model.initial_state(1, torch.device(DEVICE)), logits, [None], [800], [each], [0])
+        returned = []
+        for _ in range(4):
+            decoder.mark([0])
+            returned.append(decoder.run().returned.item())
+    assert decoder.repeats
+    assert returned[-1] == circles
 
 
 @pytest.mark.gpu

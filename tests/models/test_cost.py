@@ -140,8 +140,8 @@ def test_fixed_state_models_cost_the_same_at_every_length(architecture):
 @pytest.mark.parametrize(
     ("architecture", "operations"),
     [
-        ("mamba1", {"norm", "causal_conv", "selective_scan", "selective_step", "mamba1_step"}),
-        ("mamba2", {"norm", "mamba2", "causal_conv", "ssd"}),
+        ("mamba1", {"norm", "causal_conv", "selective_scan", "mamba1_step"}),
+        ("mamba2", {"norm", "mamba2", "causal_conv", "ssd", "ssd_step"}),
         ("gated_deltanet", {"causal_conv", "gated_delta"}),
         ("rwkv7", {"wkv7"}),
         ("transformer", {"attention", "attention_step", "packed_attention"}),
@@ -150,7 +150,10 @@ def test_fixed_state_models_cost_the_same_at_every_length(architecture):
         ("lstm", {"rnn"}),
         ("rmt", {"attention", "attention_step"}),
         ("lookup", set()),
-        ("hybrid", {"norm", "mamba2", "causal_conv", "ssd", "attention", "attention_step", "packed_attention"}),
+        (
+            "hybrid",
+            {"norm", "mamba2", "causal_conv", "ssd", "ssd_step", "attention", "attention_step", "packed_attention"},
+        ),
     ],
 )
 def test_kernels_names_the_operations_a_model_uses(architecture, operations):

@@ -7,6 +7,7 @@ from models import ARCHITECTURES
 from models.build import build
 from models.decoding import Stepping, decoding
 from models.kernels.attention import attention_step, held
+from models.kernels.ssd import ssd_step
 from models.state import clone, fill, leaves, mapped, take
 
 VOCABULARY = 24
@@ -129,6 +130,24 @@ def test_mamba1_rows_do_not_depend_on_each_other():
         after = fused(tokens, mixed, live, scores)
         found.append([scores[2], *(tensor[2] for tensor in leaves(after))])
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("size", "entries"), [(24, 40), (64, 128), (5, 3)])
+def test_mamba2_state_of_one_token(size, entries):
+    from models.kernels.triton_ssd_step import ssd_step as fused
+
+    rows, heads = 3, 2
+    x, B, C = (torch.randn(*shape, device=DEVICE) for shape in ((rows, heads, size), (rows, entries), (rows, entries)))
+    delta, A = torch.rand(rows, heads, device=DEVICE), -torch.rand(heads, device=DEVICE)
+    state = torch.randn(rows, heads, size, entries, device=DEVICE)
+    live = torch.tensor([True, False, True], device=DEVICE)
+    wanted, after = ssd_step(x, delta, A, B, C, state)
+    held = state.clone()
+    mine, same = fused(x, delta, A, B, C, held, live)
+    assert same is held
+    assert torch.allclose(mine, wanted, atol=1e-4)
+    assert torch.allclose(held[live], after[live], atol=1e-5)
+    assert torch.equal(held[~live], state[~live])
 
 
 def caches(rows, heads, capacity, size, position, window):

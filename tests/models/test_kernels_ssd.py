@@ -105,8 +105,8 @@ def test_shapes_the_kernels_do_not_do_go_to_the_reference():
     inputs = [None if t is None else t.float() for t in ssd_inputs(1, 3, 1, 4, 130, torch.float32, True)]
     for mine, truth in zip(triton_ssd.ssd(*inputs), reference.ssd(*inputs)):
         assert torch.equal(mine, truth)
-    assert build("mamba2", "tiny", 16, {"d_state": 130}).operations == ("norm", "causal_conv", "ssd")
-    assert build("mamba2", "tiny", 16).operations == ("norm", "mamba2")
+    assert build("mamba2", "tiny", 16, {"d_state": 130}).operations == ("norm", "causal_conv", "ssd", "ssd_step")
+    assert build("mamba2", "tiny", 16).operations == ("norm", "mamba2", "ssd_step")
 
 
 HEADS, SIZE, STATES = 3, 8, 8

@@ -23,13 +23,6 @@ def played_scan(u, delta, A, B, C, return_last_state=False):
     return y.transpose(1, 2), last
 
 
-def played_update(state, u, delta, A, B, C, D, z, dt_bias):
-    assert z is None
-    y, after = selective_scan.selective_step(u, delta + dt_bias, A, B, C, state)
-    state.copy_(after)
-    return y + D * u
-
-
 def played_ssd(x, delta, A, B, C, chunk_size, initial_states=None, return_final_states=False):
     assert return_final_states
     return ssd.ssd(x.float(), delta, A, B[:, :, 0].float(), C[:, :, 0].float(), initial_states, chunk_size)
@@ -39,7 +32,6 @@ def played_ssd(x, delta, A, B, C, chunk_size, initial_states=None, return_final_
 def vendor(monkeypatch):
     modules = {
         "mamba_ssm.ops.selective_scan_interface": {"selective_scan_fn": played_scan},
-        "mamba_ssm.ops.triton.selective_state_update": {"selective_state_update": played_update},
         "mamba_ssm.ops.triton.ssd_combined": {"mamba_chunk_scan_combined": played_ssd},
     }
     for name, symbols in modules.items():
@@ -54,7 +46,7 @@ def vendor(monkeypatch):
     sys.modules.pop("models.kernels.vendor_mamba", None)
 
 
-@pytest.mark.parametrize("operation", ["selective_scan", "selective_step", "ssd"])
+@pytest.mark.parametrize("operation", ["selective_scan", "ssd"])
 def test_mamba_ssm_behind_our_operations_agrees(vendor, operation):
     name = "gated_scan" if operation == "selective_scan" else operation
     reference = choose.load(choose.REFERENCES[operation])
