@@ -266,6 +266,27 @@ def status(grid: GridArgument, store: StoreOption = "results", sets: SetOption =
 
 
 @app.command()
+def gc(
+    store: StoreOption = "results",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    abandoned: Annotated[
+        float | None, typer.Option(help="Also training checkpoints nobody has gone on with for so many days.")
+    ] = None,
+) -> None:
+    """Delete what a store no longer needs: checkpoints of published cells, second weights, leftovers. Never a row."""
+    from harness.gc import garbage
+
+    opened = _open(store)
+    files = size = 0
+    for one in garbage(opened, abandoned):
+        typer.echo(f"{one.size:12,} {one.name}: {one.why}")
+        if not dry_run:
+            opened.delete(one.name)
+        files, size = files + 1, size + one.size
+    typer.echo(f"{'would free' if dry_run else 'freed'} {size:,} bytes in {files} files")
+
+
+@app.command()
 def report(
     grid: GridArgument,
     store: StoreOption = "results",

@@ -89,14 +89,21 @@ class Shape(NamedTuple):
     cpus: float
     gpus: float
     labels: tuple[tuple[str, str], ...] = ()
+    ranks: int = 1
+    """More than one: a group of so many of them, and a worker beside it that takes nothing and waits for the group."""
 
     @classmethod
     def of(cls, run: Run) -> Shape:
+        return cls.of_a_rank(run)._replace(ranks=run.ranks)
+
+    @classmethod
+    def of_a_rank(cls, run: Run) -> Shape:
         return cls(run.cpus, run.gpus or 0.0, tuple(sorted(run.labels.items())))
 
     def __str__(self) -> str:
         labels = "".join(f", label {name}={value}" for name, value in self.labels)
-        return f"a worker of run.cpus = {self.cpus:g} and run.gpus = {self.gpus:g}{labels}"
+        group = f"{self.ranks} times " if self.ranks > 1 else ""
+        return f"{group}a worker of run.cpus = {self.cpus:g} and run.gpus = {self.gpus:g}{labels}"
 
 
 def with_gpus(run: Run, nodes: Iterable[Mapping[str, Any]]) -> Run:
@@ -108,14 +115,19 @@ def with_gpus(run: Run, nodes: Iterable[Mapping[str, Any]]) -> Run:
 
 
 def room(nodes: Iterable[Mapping[str, Any]], shape: Shape) -> int:
-    """How many workers of a shape fit on the living nodes of a cluster that has nothing else to do."""
+    """How many workers of a shape fit on the living nodes of a cluster that has nothing else to do.
 
-    def fits(node: Mapping[str, Any]) -> int:
-        labels, resources = node.get("Labels") or {}, node["Resources"]
-        if any(labels.get(name) != value for name, value in shape.labels):
-            return 0
-        cpus = resources.get("CPU", 0.0) / shape.cpus
-        gpus = resources.get("GPU", 0.0) / shape.gpus if shape.gpus else math.inf
-        return math.floor(min(cpus, gpus) + 1e-9)
+    A group for which there is not enough room has some all the same: it makes do with fewer.
+    """
+    single = sum(fits(node, shape) for node in nodes if node["Alive"])
+    return single // shape.ranks or min(single, 1)
 
-    return sum(fits(node) for node in nodes if node["Alive"])
+
+def fits(node: Mapping[str, Any], shape: Shape) -> int:
+    """How many workers of a shape, or members of its group, fit on a node."""
+    labels, resources = node.get("Labels") or {}, node["Resources"]
+    if any(labels.get(name) != value for name, value in shape.labels):
+        return 0
+    cpus = resources.get("CPU", 0.0) / shape.cpus
+    gpus = resources.get("GPU", 0.0) / shape.gpus if shape.gpus else math.inf
+    return math.floor(min(cpus, gpus) + 1e-9)

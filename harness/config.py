@@ -175,6 +175,8 @@ class Run(Strict):
     """Operation -> the implementation that has to run (`lengthwise doctor` lists them); where it cannot, cells fail."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30
     """Seconds between training checkpoints."""
+    ranks: Positive = 1
+    """Workers that train a cell together, each with `cpus` and `gpus` of its own and its share of every batch."""
     labels: dict[str, str] = {}
     """Ray labels of the nodes that workers may run on (`ray.io/accelerator-type: H100`), so that costs compare."""
     pieces: Positive = 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module, metadata
 
 import torch
 
+from harness.exposure import exposure
+from harness.finding import Finding
 from models.kernels import choose
 from models.kernels.samples import SAMPLES, differences
 
@@ -26,26 +27,18 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 take the tensor cores' shorter factors; bf16 has eight bits."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the examination."""
-
-    subject: str
-    says: str
-    wrong: bool = False
-
-
-def examine(everything: bool = False) -> Iterator[Line]:
+def examine(everything: bool = False) -> Iterator[Finding]:
     """Look at this machine, line by line; `everything`: also at implementations that work and were not chosen, of which
     some try out many variants of themselves first, for minutes."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    yield Line("device", f"{name} ({device.type}), torch {torch.__version__}, Python {platform.python_version()}")
+    yield Finding("device", f"{name} ({device.type}), torch {torch.__version__}, Python {platform.python_version()}")
     for package, (distribution, symbol) in OPTIONAL.items():
-        yield Line(package, _availability(distribution, symbol))
+        yield Finding(package, _availability(distribution, symbol))
+    yield from exposure()
     for operation in choose.REFERENCES:
         chosen = choose.choice(operation, device.type)
-        yield Line(operation, f"{chosen.name}: {chosen.why}")
+        yield Finding(operation, f"{chosen.name}: {chosen.why}")
         if operation in SAMPLES:
             yield from _compared(operation, device, None if everything else chosen.name)
 
@@ -63,7 +56,7 @@ def _availability(distribution: str, symbol: str) -> str:
     return f"{version}, has {symbol}"
 
 
-def _compared(operation: str, device: torch.device, only: str | None) -> Iterator[Line]:
+def _compared(operation: str, device: torch.device, only: str | None) -> Iterator[Finding]:
     """Every implementation for this device that works, or only one of them, against the reference."""
     reference = choose.load(choose.REFERENCES[operation])
     for candidate in choose.CANDIDATES.get(operation, ()):
@@ -79,7 +72,7 @@ def _compared(operation: str, device: torch.device, only: str | None) -> Iterato
                     if not difference <= worst:
                         worst, where = difference, about
             except Exception as error:
-                yield Line(f"  {candidate.name}", f"{dtype}: {type(error).__name__}: {str(error)[:200]}", wrong=True)
+                yield Finding(f"  {candidate.name}", f"{dtype}: {type(error).__name__}: {str(error)[:200]}", wrong=True)
                 continue
             verdict = f"{str(dtype)[6:]}: within {worst:.1e} of the reference ({where}), allowed {allowed:.0e}"
-            yield Line(f"  {candidate.name}", verdict, wrong=not worst <= allowed)
+            yield Finding(f"  {candidate.name}", verdict, wrong=not worst <= allowed)

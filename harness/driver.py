@@ -6,7 +6,8 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -220,6 +221,7 @@ class Driver:
         self.starts: dict[Shape, Tries] = {}
         self.fitting: dict[Shape, int] = {}
         self.look_again, self.hire_again = 0.0, 0.0
+        self.store_failed = False
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self.board = BoardActor.options(scheduling_strategy=here).remote()
         self.news = self.board.take.remote()
@@ -269,8 +271,9 @@ class Driver:
         for shape in waited_for:
             free = sum(slot.task is None for slot in self.slots if slot.shape == shape)
             while free < len(self.waiting[shape]) and self._has_room(shape) and time.monotonic() >= self.hire_again:
+                gpus = shape.gpus if shape.ranks == 1 else 0.0
                 worker = WorkerActor.options(**self._options(shape)).remote(
-                    self.store.url, shape.gpus, self.carry, self.board
+                    self.store.url, gpus, self.carry, self.board
                 )
                 self.slots.append(Slot(worker, shape, worker.ready.remote()))
                 free += 1
@@ -298,6 +301,8 @@ class Driver:
     def _options(self, shape: Shape) -> dict[str, Any]:
         """Resources and environment of a worker."""
         environment = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        if shape.ranks > 1:
+            shape = Shape(0, 0)
         if not shape.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all GPUs visible to actors that asked for none
         options = {"num_cpus": shape.cpus, "num_gpus": shape.gpus, "runtime_env": {"env_vars": environment}}
@@ -326,7 +331,8 @@ class Driver:
         """End the attempts at a cell that a driver which died left open: a new one takes their place."""
         for attempt in self.unfinished.pop(cell, []):
             reason = f"nothing was heard of it when attempt {successor} began"
-            self.store.end_attempt(attempt, {"ended": now(), "outcome": "lost", "reason": reason})
+            with self._store_may_fail():
+                self.store.end_attempt(attempt, {"ended": now(), "outcome": "lost", "reason": reason})
 
     def _heard(self, slot: Slot) -> None:
         """A worker is ready, has ended its cell, or is gone."""
@@ -369,6 +375,10 @@ class Driver:
                 self.waiting.setdefault(task.shape, deque()).appendleft(task)
                 return
             self._fail(task, ended)
+        elif ended.outcome == "done" and task.run.ranks > 1:  # trained; one worker will do for its points
+            task.run = task.run.model_copy(update={"ranks": 1})
+            self.progress.ended(task.cell, "waiting")
+            self.waiting.setdefault(task.shape, deque()).appendleft(task)
         elif ended.outcome == "done":
             self.outcome.done += 1
             self._tell(task.cell, "done")
@@ -378,9 +388,20 @@ class Driver:
 
     def _record(self, task: Task, attempt: str, ended: Ended) -> None:
         """Write what the worker may not have been able to; what it wrote stands."""
-        self.store.begin_attempt(attempt, {"cell": task.cell.id, "started": now()})
         record = {"outcome": ended.outcome, "reason": ended.reason, "traceback": ended.traceback}
-        self.store.end_attempt(attempt, {"ended": now(), **record})
+        with self._store_may_fail():
+            self.store.begin_attempt(attempt, {"cell": task.cell.id, "started": now()})
+            self.store.end_attempt(attempt, {"ended": now(), **record})
+
+    @contextmanager
+    def _store_may_fail(self) -> Iterator[None]:
+        """The ledger is told of what has happened where that can be; a full disk ends cells, and not their driver."""
+        try:
+            yield
+        except Exception as error:  # whatever the file system raises
+            if not self.store_failed:
+                self.progress.say(f"the ledger cannot be written: {one_line(error)}")
+            self.store_failed = True
 
     def _fail(self, task: Task, ended: Ended) -> None:
         self.outcome.failed[f"{task.cell.id} ({task.cell.name})"] = ended.reason or ended.outcome

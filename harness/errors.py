@@ -19,6 +19,10 @@ class Diverged(Exception):
     """The loss is not finite. The same cell would get there again, so it is not retried."""
 
 
+class Lost(Exception):
+    """A process the work was spread over is gone; another attempt goes on from the last checkpoint."""
+
+
 class OverLimit(Exception):
     """The cell takes more than the grid allows. Another attempt would, too."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,19 +12,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness import __version__
 from harness.errors import UserError, one_line, redacted
+from harness.finding import Finding
 from harness.store import Store
 
 NODE_SECONDS = 120.0
 """How long a node may take to answer; a fresh one starts a Python first."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination."""
-
-    subject: str
-    says: str
-    wrong: bool = False
 
 
 def preflight(store: Store, mlflow: bool = True) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from harness.decide import autocast
 from harness.errors import Diverged
 from harness.initial_states import InitialStates
 from models.kernels.choose import fused
+
+if TYPE_CHECKING:
+    from harness.ranks import Ranks
 
 WARM = 2
 """Steps of a shape that are launched one kernel at a time, before it gets a CUDA graph: kernels compile in them."""
@@ -52,8 +55,21 @@ class Stepper(Protocol):
         """Give back what only training needs."""
 
 
-def stepper(model: Any, optimiser: torch.optim.Optimizer, cell: Cell, pieces: int = 1) -> Stepper:
-    """The one for how the model learns, and for its device; `pieces`: batches are cut so many times finer."""
+def stepper(
+    model: Any, optimiser: torch.optim.Optimizer, cell: Cell, pieces: int = 1, ranks: Ranks | None = None
+) -> Stepper:
+    """The one for how the model learns, for its device, and for whether it is one of several processes.
+
+    pieces: batches are cut so many times finer. Raises ValueError for a model that cannot be trained by several.
+    """
+    if ranks is not None:
+        from harness.ranks import RankStepper
+
+        if model.learns == "reading":
+            raise ValueError(f"run.ranks: {cell.architecture} learns by reading, which several workers cannot share")
+        if cell.train.initial_states:
+            raise ValueError("run.ranks: train.initial_states are passed on within one worker; take one")
+        return RankStepper(model, optimiser, cell, ranks, pieces)
     if model.learns == "reading":
         return Reader(model, optimiser, cell, pieces)
     if next(model.parameters()).device.type == "cuda":
@@ -85,6 +101,7 @@ class PlainStepper:
                 loss.backward()
                 total += loss.detach()
         self.starts.turn()
+        self.reduce(total)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cell.train.clip)
         self.last = (total.item(), norm.item())
         if not math.isfinite(sum(self.last)):
@@ -98,6 +115,9 @@ class PlainStepper:
         with autocast(self.device, self.cell.precision):
             loss = own_loss(self.model, part, self.device)
         yield loss
+
+    def reduce(self, total: Tensor) -> None:
+        """Make the gradients and the loss those of the whole batch; here they are."""
 
     def check(self) -> tuple[float, float]:
         if not math.isfinite(largest_weight(self.model).item()):

@@ -141,7 +141,10 @@ class Store:
         if not self.local:
             try:
                 self.fs.pipe_file(self.path(name), data, mode="create")
-            except FileExistsError:
+            except OSError:  # of S3 it is one of many: "At least one of the pre-conditions .. did not hold"
+                self.fs.invalidate_cache()
+                if not self.exists(name):
+                    raise
                 return False
             return True
         temporary = self._temporary(name, data)

@@ -11,7 +11,6 @@ import asyncio
 import os
 import re
 import shlex
-import stat
 import subprocess
 import tempfile
 import threading
@@ -30,6 +29,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from harness.errors import UserError, one_line
+from harness.exposure import others_can_read
 from harness.grid import Grid
 
 LIMIT = 512 * 2**20
@@ -156,7 +156,7 @@ def check_token(address: str, allow_open: bool) -> None:
     path = token_file()
     if not path.is_file():
         raise UserError(f"{path}: no token is there; it is the head's, copied by a way others cannot read")
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if others_can_read(path):
         raise UserError(f"{path}: others can read the token; chmod 600 {path}")
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from models.build import build
 from tasks.mixture import bind
 from tasks.problems import validation_problems
 from tasks.scenario import Scenario
+
+if TYPE_CHECKING:
+    from harness.ranks import Ranks
 
 LOG_EVERY = 10
 DATA_WORKERS = 4
@@ -88,14 +91,15 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     workers: int | None = None,
     pieces: int = 1,
+    ranks: Ranks | None = None,
 ) -> Trained:
     """Train a cell to its last step, from `resume` on if given, and measure its fit on validation problems.
 
     `save` gets a checkpoint every `save_seconds`, and one before Stopped is raised when `stop()` says so. A run resumed
     from any checkpoint ends with the same weights as one never interrupted, to the bit on a CPU. workers: processes
     that make the training data ahead (None: 4 for a GPU, else 0); they change no result. pieces: batches are cut so
-    many times finer, for less memory. Raises Diverged when the loss is not finite, before a checkpoint could hold what
-    came of it.
+    many times finer, for less memory. ranks: this process takes its share of every batch; the first one alone saves,
+    reports and validates. Raises Diverged when the loss is not finite, before a checkpoint could hold what came of it.
     """
     torch.set_num_threads(cell.threads)
     torch.manual_seed(cell.seed)
@@ -104,14 +108,16 @@ def train(
         model = new_model(cell, scenario)
         optimiser = make_optimiser(model, cell.train)
         progress = Progress() if resume is None else restore(resume, model, optimiser)
-        taken = stepper(model, optimiser, cell, pieces)
+        taken = stepper(model, optimiser, cell, pieces, ranks)
         taken.starts.restore((resume or {}).get("initial_states", []))
+        first = ranks is None or ranks.rank == 0
         began, saved = time.perf_counter() - progress.seconds, time.perf_counter()
         with closing(prepared(cell, taken, progress.step, workers)) as batches:
             while progress.step < cell.train.last:
-                if stop():
+                if stop() if ranks is None else ranks.any(stop()):
                     taken.check()
-                    save(snapshot(model, optimiser, progress, taken.starts))
+                    if first:
+                        save(snapshot(model, optimiser, progress, taken.starts))
                     raise Stopped(f"stopped after step {progress.step}")
                 batch = next_batch(batches, taken, progress)
                 rate = learning_rate(cell.train, progress.step)
@@ -124,13 +130,13 @@ def train(
                     loss, norm = taken.check()
                     progress.seconds = time.perf_counter() - began
                     _log(progress, loss, rate, norm, report)
-                if time.perf_counter() - saved > save_seconds and progress.step < cell.train.last:
+                if first and time.perf_counter() - saved > save_seconds and progress.step < cell.train.last:
                     taken.check()
                     progress.seconds = time.perf_counter() - began
                     save(snapshot(model, optimiser, progress, taken.starts))
                     saved = time.perf_counter()
         taken.close()
-        exact, loss, count = validate(model, scenario, cell)
+        exact, loss, count = validate(model, scenario, cell) if first else (math.nan, math.nan, 0)
     progress.seconds = time.perf_counter() - began
     return Trained(model, progress, exact, loss, count)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import math
 import platform
 import subprocess
@@ -24,6 +25,7 @@ from harness.store import Extent, Held, Store
 
 if TYPE_CHECKING:
     from harness.evaluate import Point
+    from harness.ranks import Ranks
     from harness.train import Trained
 
 Report = Callable[[dict[str, Any]], None]
@@ -83,17 +85,23 @@ def run_cell(
 ) -> None:
     """Train the cell unless that is done (resuming where it was left), then evaluate what is missing.
 
-    Each point is published as it is done. Raises Stopped when `stop()` says so (nothing is lost),
+    Each point is published as it is done. A cell that several workers train (`run.ranks`) is trained only; the next
+    attempt, by one worker, evaluates it. Raises Stopped when `stop()` says so (nothing is lost),
     Diverged when the loss is not finite, and whatever else goes wrong.
     """
     notify = _Notifier(resolved, report)
-    if run.kernels:
-        _demand(run.kernels)
     config = {"format": FORMAT, "id": resolved.id, "name": resolved.name, "config": resolved.config.model_dump()}
     store.create(f"cells/{resolved.id}/cell.json", _json(config))
+    if store.published(resolved.id) is None and run.ranks > 1:
+        from harness.parallel import train_in_parallel
+
+        train_in_parallel(resolved, run, store, report, stop)
+        return  # one worker will do for the points
     if store.published(resolved.id) is None:
-        publish(resolved, _train(resolved, run, store, notify, stop), store)
+        publish(resolved, trained(resolved, run, store, report, stop), store)
     store.delete(f"cells/{resolved.id}/training.pt")
+    if run.kernels:
+        _demand(run.kernels)
     evaluate = evaluate.model_copy(update={"batch": max(1, evaluate.batch // run.pieces)})  # no result depends on it
     evaluate_missing(resolved, evaluate, store, attempt, notify, stop, run.data_workers)
 
@@ -111,14 +119,26 @@ def _demand(names: dict[str, str]) -> None:
         raise UserError(f"run.{error}") from error
 
 
-def _train(resolved: Resolved, run: Run, store: Store, notify: _Notifier, stop: Callable[[], bool]) -> Trained:
+def trained(
+    resolved: Resolved,
+    run: Run,
+    store: Store,
+    report: Report,
+    stop: Callable[[], bool],
+    ranks: Ranks | None = None,
+) -> Trained:
+    """Train a cell, going on from its last checkpoint in the store; `ranks`: this process is one of several."""
     from harness.train import train
 
+    if run.kernels:
+        _demand(run.kernels)
+    notify = _Notifier(resolved, report)
+
     name = f"cells/{resolved.id}/training.pt"
-    resume = load(store, name, "move it away, and the cell is trained from the start") if store.exists(name) else None
+    resume = _left_behind(store, name)
     steps = resolved.config.train.last
 
-    def report(record: dict[str, Any]) -> None:
+    def heard(record: dict[str, Any]) -> None:
         notify.training(record, steps)
         if run.limit_tokens is not None and record["tokens"] > run.limit_tokens:
             raise OverLimit(f"{record['tokens']} training tokens, more than run.limit_tokens = {run.limit_tokens}")
@@ -128,11 +148,23 @@ def _train(resolved: Resolved, run: Run, store: Store, notify: _Notifier, stop: 
         resume=resume,
         save=lambda checkpoint: store.write(name, dump(checkpoint)),
         save_seconds=run.checkpoint_seconds,
-        report=report,
+        report=heard,
         stop=stop,
         workers=run.data_workers,
         pieces=run.pieces,
+        ranks=ranks,
     )
+
+
+def _left_behind(store: Store, name: str) -> Any:
+    """The training checkpoint of an earlier attempt; None without one, or with one that is damaged."""
+    if not store.exists(name):
+        return None
+    try:
+        return load(store, name)
+    except UserError as error:
+        logging.getLogger("lengthwise").warning("%s; trained from the start", error)
+        return None
 
 
 def publish(resolved: Resolved, trained: Trained, store: Store) -> None:
@@ -263,15 +295,15 @@ def dump(value: Any) -> bytes:
     return sink.getvalue()
 
 
-def load(store: Store, name: str, remedy: str = _AGAIN) -> Any:
-    """A checkpoint file. Never runs code that is in it. Raises UserError with the remedy when it is damaged."""
+def load(store: Store, name: str) -> Any:
+    """A checkpoint file. Never runs code that is in it. Raises UserError when it is damaged."""
     import torch
 
     data = store.read(name)
     try:
         return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises pickle, zip, key, runtime and end-of-file errors for a damaged file
-        raise UserError(f"store {store.url!r}: {name} is damaged ({type(error).__name__}); {remedy}") from error
+        raise UserError(f"store {store.url!r}: {name} is damaged ({type(error).__name__}); {_AGAIN}") from error
 
 
 def content_hash(weights: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from harness.config import Evaluate, Run
-from harness.errors import Diverged, OverLimit, Stopped, UserError, one_line, redacted
+from harness.errors import Diverged, Lost, OverLimit, Stopped, UserError, one_line, redacted
 from harness.grid import Resolved
 from harness.store import Store
 
@@ -63,6 +63,17 @@ class Board:
         return events
 
 
+@dataclass(frozen=True)
+class Pinned:
+    """Pins events to the board, from whatever process it is sent to."""
+
+    board: Any
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        with suppress(ray.exceptions.RayError):
+            self.board.post.remote(event)
+
+
 class Worker:
     """One process that takes cells one after another. `stop` is answered while `run` is busy."""
 
@@ -91,19 +102,17 @@ class Worker:
 
     def _carried(self, cell: Resolved, evaluate: Evaluate, settings: Run, attempt: str) -> Ended:
         try:
-            self.carry(cell, evaluate, settings, self.store, attempt, self._report, self.stopping.is_set)
+            self.carry(cell, evaluate, settings, self.store, attempt, Pinned(self.board), self.stopping.is_set)
         except Stopped as error:
             return Ended("stopped", one_line(error))
+        except Lost as error:
+            return Ended("lost", one_line(error))
         except BaseException as error:
             traceback.print_exc()
             final = isinstance(error, Diverged | OverLimit | UserError)
             told = redacted(traceback.format_exc())
             return Ended("failed", one_line(error), told, final, out_of_memory(error))
         return Ended("done")
-
-    def _report(self, event: dict[str, Any]) -> None:
-        with suppress(ray.exceptions.RayError):
-            self.board.post.remote(event)
 
     @ray.method(concurrency_group="control")
     def stop(self) -> None:

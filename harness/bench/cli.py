@@ -236,3 +236,17 @@ def shell(
     from harness.bench.timing import finish
 
     finish(bench_shell([int(length) for length in lengths.split(",")], problems))
+
+
+@app.command()
+def overhead(
+    cells: Annotated[int, typer.Option(min=1, help="Cells of the whole grid.")] = 2000,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Seconds of a cell.")] = 1.0,
+    workers: Annotated[int, typer.Option(min=1, help="Workers, and logical CPUs.")] = 16,
+    sample: Annotated[int, typer.Option(min=0, help="Cells for the comparison with Ray Tune; 0: without.")] = 160,
+) -> None:
+    """What carrying a grid costs beside its cells: the driver's time over the ideal, its memory, and Ray Tune's."""
+    from harness.bench.overhead import bench_overhead
+    from harness.bench.timing import finish
+
+    finish(bench_overhead(cells, seconds, workers, sample))

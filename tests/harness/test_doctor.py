@@ -38,6 +38,13 @@ def lines(capsys):
     return {line.split()[1]: line for line in capsys.readouterr().out.splitlines()}
 
 
+@pytest.fixture(autouse=True)
+def nothing_listens(monkeypatch):
+    """Whatever else runs on this machine: see test_exposure."""
+    monkeypatch.setattr("harness.exposure.TABLES", ())
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere")
+
+
 def test_without_any_optional_package_the_references_run(capsys):
     app(["doctor"], standalone_mode=False)
     said = lines(capsys)

@@ -155,6 +155,7 @@ def test_the_token_has_to_be_there_and_private(dashboard, tmp_path, monkeypatch)
         check_token(address, allow_open=False)
     token.write_text("x")
     token.chmod(0o644)
+    monkeypatch.setattr("harness.exposure.closed", lambda folder: False)
     with pytest.raises(UserError, match="others can read the token; chmod 600"):
         check_token(address, allow_open=False)
     token.chmod(0o600)

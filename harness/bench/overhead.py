@@ -1,0 +1,168 @@
+"""What carrying a grid costs beside its cells: many short cells through the real driver, and Ray Tune beside it.
+
+A cell sleeps instead of training, then leaves what a cell leaves: weights' summary, curve, rows, its attempt in the
+ledger, its runs in MLflow. The ideal is the sleep alone, on as many logical CPUs as there are workers; everything over
+it counts, Ray's start included.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.bench.timing import table
+from harness.config import Evaluate, Run
+from harness.driver import run_grid
+from harness.errors import UserError
+from harness.grid import Grid, Resolved, evaluation_id, parse
+from harness.store import Extent, Store
+from harness.tracking import Tracker
+
+GRID = """
+name: overhead
+base: {{architecture: gru, train: {{max_length: 1, steps: 1, batch: 1}}}}
+axes: {{seed: [{seeds}]}}
+evaluate: {{lengths: [1, 2], problems: 8}}
+run: {{workers: {workers}, gpus: 0, renew_after: 1000000}}
+"""
+MEGABYTE = 2**20
+
+
+@dataclass
+class Nap:
+    """A cell of so many seconds, as a worker carries it."""
+
+    seconds: float
+
+    def __call__(
+        self,
+        cell: Resolved,
+        evaluate: Evaluate,
+        run: Run,
+        store: Store,
+        attempt: str,
+        report: Callable[[dict[str, Any]], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        began = time.monotonic()
+        record = {"step": 1, "tokens": 8, "loss": 0.5, "learning_rate": 0.001, "gradient_norm": 1.0, "seconds": 0.1}
+        event = {"cell": cell.id, "phase": "training", "step": 1, "steps": 1, "loss": 0.5}
+        report({**event, "curve": [{"cell": cell.id, **record}]})
+        time.sleep(self.seconds)
+        checkpoint = (cell.id * 2)[:32]
+        store.write_curve(cell.id, checkpoint, [{"cell": cell.id, **record}])
+        summary = {"checkpoint": checkpoint, "parameters": 1000, "train_seconds": self.seconds, "fit": True}
+        store.create(f"cells/{cell.id}/published.json", json.dumps(summary).encode())
+        for length in evaluate.lengths:
+            extent = Extent(checkpoint, evaluation_id(evaluate), length, "random", 0, evaluate.problems)
+            store.write_rows(cell.id, extent, list(_rows(cell, extent, attempt, began)))
+
+
+def _rows(cell: Resolved, extent: Extent, attempt: str, began: float) -> Any:
+    known = {"cell": cell.id, "checkpoint": extent.checkpoint, "evaluation": extent.evaluation, "attempt": attempt}
+    for index in range(extent.start, extent.stop):
+        place = {"length": extent.length, "stress": extent.stress, "index": index}
+        yield {**known, **place, "exact": True, "answer_right": True, "seconds": time.monotonic() - began}
+
+
+@dataclass
+class Watched(Tracker):
+    """MLflow's tracker, which also notes the driver's memory as cells end."""
+
+    memory: list[int] = field(default_factory=list)
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(None, store)
+        self.memory = []
+
+    def ended(self, cell: Resolved, outcome: str) -> None:
+        super().ended(cell, outcome)
+        self.memory.append(_resident())
+
+
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def ours(cells: int, seconds: float, workers: int) -> dict[str, Any]:
+    """Seconds from before Ray's start to the last cell, and to the last word in MLflow; memory as cells end."""
+    import ray
+
+    grid = grid_of(cells, workers)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"{folder}/store").open(create=True)
+        tracker = Watched(store)
+        began = time.perf_counter()
+        ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        try:
+            outcome = run_grid(grid, store, tracker=tracker, console=Console(file=io.StringIO()), carry=Nap(seconds))
+            carried = time.perf_counter() - began
+        finally:
+            ray.shutdown()
+        tracker.finish_grid(grid, store)
+        tracker.close()
+        total = time.perf_counter() - began
+        if outcome.done != cells or sum(len(list(store.rows(cell.id))) for cell in grid.cells) != 16 * cells:
+            raise UserError(f"bench overhead: {cells - outcome.done} cells are missing: {outcome.failed}")
+        early = tracker.memory[min(cells // 10, len(tracker.memory) - 1)]
+        return {
+            "cells": cells,
+            "ideal": cells * seconds / workers,
+            "seconds": carried,
+            "with_mlflow": total,
+            "mlflow_complete": tracker.complete,
+            "growth_mb": (tracker.memory[-1] - early) / MEGABYTE,
+        }
+
+
+def grid_of(cells: int, workers: int) -> Grid:
+    seeds = ", ".join(map(str, range(cells)))
+    return parse(GRID.format(seeds=seeds, workers=workers), "bench overhead")
+
+
+def tune(cells: int, seconds: float, workers: int) -> float:
+    """Seconds Ray Tune takes for as many trials that sleep and report once, its start included."""
+    import ray
+    from ray import tune as tuner
+
+    def nap(config: dict[str, Any]) -> None:
+        time.sleep(seconds)
+        tuner.report({"exact": 1.0})
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        try:
+            space = {"seed": tuner.grid_search(list(range(cells)))}
+            told = tuner.RunConfig(storage_path=folder, verbose=0)
+            results = tuner.Tuner(tuner.with_resources(nap, {"cpu": 1}), param_space=space, run_config=told).fit()
+            if results.num_errors:
+                raise UserError(f"bench overhead: {results.num_errors} trials of Ray Tune failed")
+        finally:
+            ray.shutdown()
+        return time.perf_counter() - began
+
+
+def bench_overhead(cells: int, seconds: float, workers: int, sample: int) -> dict[str, Any]:
+    """The whole grid; then a sample of it, and the same sample with Ray Tune."""
+    whole = ours(cells, seconds, workers)
+    result: dict[str, Any] = {"workers": workers, "cell_seconds": seconds, "whole": whole}
+    over = whole["seconds"] / whole["ideal"] - 1
+    lines = [("whole", cells, whole["ideal"], whole["seconds"], f"{over:+.1%}", f"{whole['growth_mb']:.1f}")]
+    if sample:
+        small, theirs = ours(sample, seconds, workers), tune(sample, seconds, workers)
+        result.update(sample=small, tune=theirs, times=theirs / small["seconds"])
+        for name, took in (("sample", small["seconds"]), ("sample, Ray Tune", theirs)):
+            lines.append((name, sample, small["ideal"], took, f"{took / small['ideal'] - 1:+.1%}", "-"))
+    table(("", "cells", "ideal s", "took s", "over", "driver grew by MB"), lines)
+    return result

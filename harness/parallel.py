@@ -1,0 +1,163 @@
+"""The training of a cell by several workers, data parallel, through Ray Train: NCCL on GPUs, gloo on CPUs.
+
+Each worker takes its share of every batch, so the steps are those of one worker with the whole batch, up to rounding.
+Checkpoints are the same files, written by the first worker: a training goes on with any number of workers, also fewer
+than it was begun with, where the cluster has lost some.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from harness.cluster import Shape, fits
+from harness.config import Run
+from harness.errors import Lost, Stopped, one_line
+from harness.grid import Resolved
+from harness.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ASK_SECONDS = 0.5
+Report = Callable[[dict[str, Any]], None]
+
+
+class Flag:
+    """Where workers look whether they are to stop."""
+
+    def __init__(self) -> None:
+        self.up = False
+
+    def raise_it(self) -> None:
+        self.up = True
+
+    def is_up(self) -> bool:
+        return self.up
+
+
+class Asked:
+    """Whether the flag is up, as far as is known: the answer is never waited for."""
+
+    def __init__(self, flag: Any) -> None:
+        self.flag, self.answer, self.known = flag, flag.is_up.remote(), False
+
+    def __call__(self) -> bool:
+        ready, _ = ray.wait([self.answer], timeout=0)
+        if ready and not self.known:
+            with suppress(ray.exceptions.RayError):
+                self.known = ray.get(self.answer)
+            self.answer = self.flag.is_up.remote()
+        return self.known
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every worker is told."""
+
+    cell: Resolved
+    run: Run
+    store: str
+    report: Report
+    flag: Any
+
+
+def train_in_parallel(cell: Resolved, run: Run, store: Store, report: Report, stop: Callable[[], bool]) -> None:
+    """Train the cell with `run.ranks` workers, or with as many as there is room for, and publish its weights.
+
+    `report` has to be one that can be sent to another process. Raises Stopped as `train` does, Lost when a worker was
+    lost, and what else goes wrong in one of them.
+    """
+    from ray import train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    count = max(1, min(run.ranks, sum(fits(node, Shape.of_a_rank(run)) for node in ray.nodes() if node["Alive"])))
+    flag = ray.remote(num_cpus=0)(Flag).remote()
+    folder = f"{store.url}/ray-train" if store.local else tempfile.mkdtemp()
+    trainer = TorchTrainer(
+        one_rank,
+        train_loop_config={"work": Work(cell, run, store.url, report, flag)},
+        scaling_config=train.ScalingConfig(
+            num_workers=count,
+            use_gpu=bool(run.gpus),
+            resources_per_worker={"CPU": run.cpus, **({"GPU": run.gpus} if run.gpus else {})},
+            **({"label_selector": dict(run.labels)} if run.labels else {}),
+        ),
+        torch_config=TorchConfig(backend="nccl" if run.gpus else "gloo"),
+        run_config=train.RunConfig(storage_path=folder, failure_config=train.FailureConfig(max_failures=0)),
+    )
+    try:
+        with passed_on(stop, flag):
+            trainer.fit()
+    except train.WorkerGroupError as error:
+        raise _cause(list(error.worker_failures.values())) from error
+    except train.ControllerError as error:
+        raise Lost(one_line(error)) from error
+    finally:
+        ray.kill(flag)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def one_rank(config: dict[str, Any]) -> None:
+    """What each worker does."""
+    import torch
+    from ray import train
+
+    from harness.ranks import Ranks
+    from harness.work import publish, trained
+
+    work: Work = config["work"]
+    context = train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size())
+    if work.run.gpus:
+        from ray.train.torch import get_device
+
+        torch.cuda.set_device(get_device())
+    store = Store(work.store).open()
+    first = ranks.rank == 0
+    result = trained(work.cell, work.run, store, work.report if first else _nothing, Asked(work.flag), ranks)
+    if first:
+        publish(work.cell, result, store)
+
+
+def _nothing(event: dict[str, Any]) -> None:
+    pass
+
+
+@contextmanager
+def passed_on(stop: Callable[[], bool], flag: Any) -> Iterator[None]:
+    """Raise the flag when `stop()` says so."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(ASK_SECONDS):
+            if stop():
+                flag.raise_it.remote()
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _cause(failures: list[Any]) -> BaseException:
+    """What went wrong in the workers: an error of the cell's own before a loss, which others may only follow from."""
+    known = [getattr(failure, "cause", None) or failure for failure in failures]
+    for kind in (Stopped,):
+        if found := [error for error in known if isinstance(error, kind)]:
+            return found[0]
+    lost = [error for error in known if isinstance(error, ray.exceptions.RayError) or "Connection" in str(error)]
+    if lost:
+        return Lost(one_line(lost[0]))
+    return known[0] if known else Lost("a worker of the group was lost")

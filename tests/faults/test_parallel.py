@@ -1,0 +1,75 @@
+"""A cell trained by several workers is trained as by one, and goes on with fewer."""
+
+import pytest
+import torch
+
+from harness.config import Cell
+from harness.errors import Stopped
+from harness.ranks import Ranks, RankStepper
+from harness.step import PlainStepper, stepper
+from harness.stream import Source, steps
+from harness.train import make_optimiser, train
+from models.build import build
+
+MEMORY = 100 * 2**20
+GRID = """
+name: parallel
+base: {architecture: gru, train: {max_length: 2, steps: 60, batch: 16, validation: 8}}
+axes: {seed: [0]}
+evaluate: {lengths: [1, 2], problems: 4}
+run: {ranks: 2, gpus: 0, checkpoint_seconds: 0.0001}
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A group of one process."""
+    place = tmp_path_factory.mktemp("group") / "meeting"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{place}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def stepped(kind, *more):
+    cell, model = Cell(architecture="gru"), build("gru", "tiny", 64, seed=0)
+    taken = kind(model, make_optimiser(model, cell.train), cell, *more)
+    batch = taken.batch(next(steps(Source("addition", "interactive", 3, 0, 24))))
+    taken.step(batch, 1e-3)
+    return taken.check(), batch, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def test_a_group_of_one_takes_the_same_steps(alone):
+    (plain, whole, weights), (ranked, share, also) = stepped(PlainStepper), stepped(RankStepper, Ranks(0, 1))
+    assert plain == pytest.approx(ranked, rel=1e-5)
+    assert torch.allclose(weights, also, atol=1e-6)
+    assert (whole.own, whole.real) == (share.own, share.real)
+
+
+def test_the_shares_are_the_batch():
+    rows = next(steps(Source("addition", "interactive", 3, 0, 23)))
+    model, cell = build("gru", "tiny", 64, seed=0), Cell(architecture="gru")
+    optimiser = make_optimiser(model, cell.train)
+    shares = [RankStepper(model, optimiser, cell, Ranks(rank, 3)).batch(rows) for rank in range(3)]
+    assert sorted(sum(len(part.lengths) for part in share.parts) for share in shares) == [7, 8, 8]
+    assert sum(int(part.lengths.sum()) for share in shares for part in share.parts) == sum(map(len, rows))
+    assert len({(share.own, share.real) for share in shares}) == 1
+    assert RankStepper(model, optimiser, cell, Ranks(2, 3)).batch(rows[:2]).parts == []
+
+
+def test_a_rank_other_than_the_first_writes_nothing(alone):
+    saved, reported = [], []
+    cell = Cell(architecture="gru", train={"max_length": 1, "steps": 10, "batch": 4, "validation": 4})
+
+    ranks = Ranks(1, 1)
+    result = train(cell, save=saved.append, save_seconds=0.0, report=reported.append, ranks=ranks)
+    assert saved == []
+    assert result.validation_problems == 0
+    with pytest.raises(Stopped):
+        train(cell, save=saved.append, stop=lambda: True, ranks=ranks)
+    assert saved == []
+
+
+def test_what_learns_by_reading_is_not_shared():
+    model = build("lookup", "tiny", 64)
+    with pytest.raises(ValueError, match=r"run\.ranks: lookup learns by reading"):
+        stepper(model, None, Cell(architecture="lookup"), ranks=Ranks(0, 2))
