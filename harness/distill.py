@@ -7,8 +7,10 @@ goes on where it was. The output holds what is worth learning from: right, and n
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,11 +142,19 @@ class _Folder:
         return {}
 
 
-def _agent(asked: Asked, question: str) -> tuple[Any, _Folder]:
-    """mini-swe-agent, set up: it reads no configuration of the user's and asks for no prices."""
+def alone() -> None:
+    """Before mini-swe-agent is imported: it shall read no configuration of the user's, write none, ask for no prices."""
+    if "MSWEA_GLOBAL_CONFIG_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="lengthwise-mini-")
+        os.environ["MSWEA_GLOBAL_CONFIG_DIR"] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
-    os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", tempfile.mkdtemp(prefix="lengthwise-mini-"))
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+def _agent(asked: Asked, question: str) -> tuple[Any, _Folder]:
+    """mini-swe-agent, set up, and the folder it works in."""
+    alone()
     from minisweagent.agents.default import DefaultAgent
     from minisweagent.models.litellm_textbased_model import LitellmTextbasedModel
 
@@ -254,6 +264,10 @@ def collect(
     from harness.cluster import Stop, catching, cluster
 
     _installed()
+    try:
+        make_backend(asked.backend, Limits()).run({}, "true")  # the sandbox tests itself
+    except ValueError as error:
+        raise UserError(f"collect: {error}") from error
     before = read_ledger(path, asked)
     tried = Counter(one.index for one in before)
     done = {one.index for one in before if one.outcome != "error" or tried[one.index] >= ATTEMPTS}

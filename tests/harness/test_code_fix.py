@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 
+from harness.check import check
 from harness.config import Evaluate, Run
 from harness.decide import sampling
 from harness.evaluate import Point, evaluate
@@ -202,6 +203,12 @@ def test_helper_processes_get_the_whole_scenario(tmp_path):
     again = pickle.loads(pickle.dumps(scenario))
     assert again.task.revision == scenario.task.revision
     assert again.training_block(2, 0, 0)[0][1] == scenario.training_block(2, 0, 0)[0][1]
+
+
+def test_a_task_without_an_oracle_is_checked_for_the_rest(tmp_path):
+    findings = list(check(f"tasks.code_fix:{recorded(tmp_path)}", [1, 2], 2))
+    assert len(findings) == 4
+    assert all(finding.wrong is None for finding in findings), findings
 
 
 def test_another_file_is_another_cell(tmp_path):

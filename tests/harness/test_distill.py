@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 
 import pytest
 
@@ -19,7 +20,7 @@ from tools import sandbox
 from tools.sandbox import Bubblewrap, Limits, SandboxUnavailable
 from tools.text import read
 
-pytest.importorskip("minisweagent")
+pytestmark = pytest.mark.skipif(find_spec("minisweagent") is None, reason="mini-swe-agent is not installed")
 
 RUN = "python main.py 2>&1 >/dev/null | tail -n 7"
 
@@ -89,6 +90,7 @@ def reply(messages, clumsy):
 @pytest.fixture
 def quick(monkeypatch):
     """mini-swe-agent waits four seconds at least before it asks again; here it need not."""
+    distill.alone()
     import minisweagent.models.utils.retry as retries
     import tenacity
 
@@ -234,3 +236,12 @@ def test_200_trajectories_with_5_percent_faults_none_lost_and_resumable(tmp_path
     assert all(faults.values()), faults
     scenario = Scenario(f"tasks.code_fix:{out}", "interactive")
     assert all(len(whose.encoded(problem)) for whose, problem in scenario.training_block(5, 0, 0)[:50])
+
+
+def test_nothing_is_collected_without_a_sandbox(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sandbox, "trusted", sandbox.trusted.__wrapped__)
+    for backend, message in (("bubblewrap", "no program `bwrap`"), ("local", "unsafe_local"), ("jail", "allowed: ")):
+        with pytest.raises(UserError, match=message):
+            collect(Asked("http://127.0.0.1:9/v1", "m", backend=backend), tmp_path / "runs.jsonl")
+    assert not list(tmp_path.iterdir())
