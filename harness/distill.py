@@ -143,7 +143,7 @@ class _Folder:
 
 
 def alone() -> None:
-    """Before mini-swe-agent is imported: it shall read no configuration of the user's, write none, ask for no prices."""
+    """Before mini-swe-agent is imported: it shall read and write no configuration of the user's, ask for no prices."""
     if "MSWEA_GLOBAL_CONFIG_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="lengthwise-mini-")
         os.environ["MSWEA_GLOBAL_CONFIG_DIR"] = folder
