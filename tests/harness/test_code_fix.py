@@ -4,6 +4,7 @@ import json
 import pickle
 import random
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from harness.check import check
 from harness.config import Evaluate, Run
 from harness.decide import sampling
 from harness.evaluate import Point, evaluate
-from harness.grid import evaluation_id, resolve
+from harness.grid import evaluation_id, parse, resolve
 from harness.oracle import ScriptedModel
 from harness.rollout import Start, roll_out
 from harness.schema import FAILURES, ROWS
@@ -260,3 +261,31 @@ def test_a_temperature_is_an_evaluation_of_its_own_and_needs_live_rollouts():
 def rows_like(rows, others):
     """`others` with the seconds of `rows`."""
     return [{**other, "seconds": row["seconds"]} for row, other in zip(rows, others, strict=True)]
+
+
+def test_the_grid_of_the_guide_finetunes_each_checkpoint_with_its_own_tokenizer(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    guide = (Path(__file__).parents[2] / "docs" / "coding-agents.md").read_text(encoding="utf-8")
+    text = re.search(r"```yaml\n(name: finetuned.*?)```", guide, re.DOTALL)[1]
+    shape = {"vocab_size": 520, "hidden_size": 32, "num_hidden_layers": 1, "eos_token_id": 0, "bos_token_id": 0}
+    for name, config in (
+        ("state-spaces/mamba-1.4b-hf", transformers.MambaConfig(**shape, state_size=4, pad_token_id=0)),
+        ("EleutherAI/pythia-1.4b", transformers.GPTNeoXConfig(**shape, num_attention_heads=2, intermediate_size=48)),
+    ):
+        folder = tmp_path / name
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        (folder / "tokenizer.json").write_text(SHIPPED["code"].read_text(encoding="utf-8"), encoding="utf-8")
+        assert name in text
+        text = text.replace(name, str(folder))
+    cells = [cell.config for cell in parse(text, "guide").cells]
+    assert len(cells) == 4
+    for cell in cells:
+        assert cell.tool_options == {"tokens": cell.model["checkpoint"]}
+        recipe = (
+            cell.train.context,
+            cell.train.batch,
+            cell.train.steps,
+            cell.train.learning_rate,
+            cell.train.weight_decay,
+        )
+        assert recipe == (8192, 512, 200, 1e-4, 0.01), "the paper's"
