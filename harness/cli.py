@@ -250,11 +250,12 @@ def _existing(store: str) -> Store | None:
 
 def _refuse(grid: Grid, store: str, max_gpu_hours: float | None) -> None:
     """Refuse a grid that would take more GPU-hours than allowed."""
-    from harness.plan import hours
+    from harness.plan import hours, remaining
     from harness.throughput import refuse
 
     if max_gpu_hours is not None:
-        refuse(hours(grid, _existing(store)), max_gpu_hours)
+        known = _existing(store)
+        refuse(hours(remaining(grid, known), grid, known), max_gpu_hours)
 
 
 @app.command()

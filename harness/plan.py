@@ -139,16 +139,34 @@ def _point_tokens(task: str, setting: str, tool: str, form: str, options: str, l
     return sum(sizes) / len(sizes)
 
 
-def hours(grid: Grid, store: Store | None) -> Hours:
-    """How long what remains of a grid would take, a search for recipes included."""
+@dataclass(frozen=True)
+class Work:
+    """What remains of a grid, a search for recipes included."""
+
+    trials: list[tuple[Choice, list[Estimate]]]
+    """Of every choice that is open."""
+    cells: list[Estimate]
+    """Those whose recipe is still open come last, with the one in the grid file."""
+    open: int
+    """How many of them that are."""
+
+
+def remaining(grid: Grid, store: Store | None) -> Work:
     searches = undecided(grid, store)
     still_open = {cell.id for choice in searches for cell in choice.cells}
     cells = [*chosen(grid, store).cells, *(cell for cell in grid.cells if cell.id in still_open)]
-    nothing = _unasked(grid)
-    tried = [(choice, trial) for choice in searches for own in choice.trials for trial in own]
-    work = [(estimate(trial, nothing, store), grid.run(choice.cells[0]).gpus) for choice, trial in tried]
-    work += [(estimate(cell, grid, store), grid.run(cell).gpus) for cell in cells]
-    return Throughput(store, [cell.id for cell in cells[:THROUGHPUT_SAMPLE]]).hours(work)
+    unevaluated = replace(grid, file=grid.file.model_copy(update={"evaluate": unasked(grid)}), own={})
+    trials = [
+        (choice, [estimate(trial, unevaluated, store) for own in choice.trials for trial in own]) for choice in searches
+    ]
+    return Work(trials, [estimate(cell, grid, store) for cell in cells], len(still_open))
+
+
+def hours(work: Work, grid: Grid, store: Store | None) -> Hours:
+    """How long it would take."""
+    items = [(item, grid.run(choice.cells[0]).gpus) for choice, own in work.trials for item in own]
+    items += [(item, grid.run(item.cell).gpus) for item in work.cells]
+    return Throughput(store, [item.cell.id for item in work.cells[:THROUGHPUT_SAMPLE]]).hours(items)
 
 
 def print_plan(grid: Grid, store: Store | None) -> Hours:
@@ -157,15 +175,13 @@ def print_plan(grid: Grid, store: Store | None) -> Hours:
     A search for recipes that is not over stands before the cells; those whose recipe is still open are shown with the
     one in the grid file.
     """
-    searches = undecided(grid, store)
-    still_open = {cell.id for choice in searches for cell in choice.cells}
-    cells = [*chosen(grid, store).cells, *(cell for cell in grid.cells if cell.id in still_open)]
-    tried = [_sum_of_trials(choice, grid, store) for choice in searches]
-    estimates = [estimate(cell, grid, store) for cell in cells]
+    work = remaining(grid, store)
+    estimates = work.cells
     lines = []
-    for choice, (left, parameters, seen, work) in zip(searches, tried):
-        todo = f"train {left} of {sum(map(len, choice.trials))} trials"
-        lines.append((f"search: {choice.name}", choice.id, todo, *map(short, (parameters, seen, work, 0, 0))))
+    for choice, items in work.trials:
+        left, seen, flops = _summed(items)
+        told = map(short, (items[0].parameters, seen, flops, 0, 0))
+        lines.append((f"search: {choice.name}", choice.id, f"train {left} of {len(items)} trials", *told))
     for item in estimates:
         numbers = (item.parameters, item.train_tokens, item.train_flops, item.evaluate_tokens, item.evaluate_flops)
         points = f"{len(item.todo.points)}/{item.points} points"
@@ -173,11 +189,11 @@ def print_plan(grid: Grid, store: Store | None) -> Hours:
         lines.append((item.cell.name, item.cell.id, todo, *map(short, numbers)))
     columns = ("parameters", "train tokens", "FLOPs", "evaluate tokens", "FLOPs")
     _print(("cell", "id", "to do", *columns), lines, right=columns)
-    if searches:
-        left, _, seen, work = (sum(numbers) for numbers in zip(*tried))
+    if work.trials:
+        left, seen, flops = _summed([item for _, items in work.trials for item in items])
         print(
-            f"search: {left} trials to train: {short(seen)} tokens, {short(work)} FLOPs; "
-            f"until it has chosen, {len(still_open)} cells are shown with the recipe of the grid file"
+            f"search: {left} trials to train: {short(seen)} tokens, {short(flops)} FLOPs; "
+            f"until it has chosen, {work.open} cells are shown with the recipe of the grid file"
         )
     todo_points = sum(len(item.todo.points) for item in estimates)
     training = sum(item.todo.training for item in estimates)
@@ -188,22 +204,15 @@ def print_plan(grid: Grid, store: Store | None) -> Hours:
         f"{training} of {len(estimates)} cells to train, {todo_points} of {total} points to evaluate: "
         f"{short(tokens)} tokens, {short(flops)} FLOPs (rollouts of diverged problems come on top)"
     )
-    needed = hours(grid, store)
+    needed = hours(work, grid, store)
     print(f"takes {needed}")
     return needed
 
 
-def _sum_of_trials(choice: Choice, grid: Grid, store: Store | None) -> tuple[int, int, float, float]:
-    """Trials still to train, parameters of one, training tokens and FLOPs of all of them."""
-    nothing = _unasked(grid)
-    items = [estimate(trial, nothing, store) for own in choice.trials for trial in own]
+def _summed(items: Sequence[Estimate]) -> tuple[int, float, float]:
+    """Cells still to train, training tokens and FLOPs of all of them."""
     left = sum(item.todo.training for item in items)
-    return left, items[0].parameters, sum(item.train_tokens for item in items), sum(item.train_flops for item in items)
-
-
-def _unasked(grid: Grid) -> Grid:
-    """The grid with cells that are evaluated on nothing."""
-    return replace(grid, file=grid.file.model_copy(update={"evaluate": unasked(grid)}), own={})
+    return left, sum(item.train_tokens for item in items), sum(item.train_flops for item in items)
 
 
 def print_status(grid: Grid, store: Store) -> None:

@@ -8,7 +8,8 @@ from harness.bench.simulate import simulate
 from harness.errors import UserError
 from harness.finished import finish, stands
 from harness.grid import parse
-from harness.plan import hours, print_plan, print_status
+from harness.plan import hours as hours_of
+from harness.plan import print_plan, print_status, remaining
 from harness.store import Store
 from harness.throughput import Hours, Throughput, refuse
 
@@ -23,6 +24,10 @@ run: {{gpus: {gpus}}}
 
 def grid(size="tiny", seeds="0", gpus=0):
     return parse(TEXT.format(size=size, seeds=seeds, gpus=gpus), "g.yaml")
+
+
+def hours(asked, store):
+    return hours_of(remaining(asked, store), asked, store)
 
 
 @pytest.fixture
