@@ -122,8 +122,10 @@ class Evaluate(Strict):
     """Problems per point."""
     stress: tuple[str, ...] = ()
     """Further problem sets at the same lengths: `jittered`, or stress sets of the task."""
-    mode: Literal["verify", "live"] = "verify"
-    """verify: the oracle through the parallel forward, live rollouts only of what diverged. live: rollouts only."""
+    mode: Literal["verify", "live", "auto"] = "verify"
+    """verify: the oracle through the parallel forward, live rollouts only of what diverged. live: rollouts only. auto:
+    live on a GPU where some of the first problems of a batch diverge, which saves their verification; else verify. Rows
+    say which it was: live ones know no token accuracy."""
     rollout_max: Annotated[int, Field(ge=0)] = 16
     """At most so many diverged problems of a point continue as live rollouts."""
     budget: Annotated[float, Field(ge=1.0)] = 1.25
@@ -143,6 +145,8 @@ class Evaluate(Strict):
 
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Tokens are drawn from the softmax of logits / temperature (mode live only); 0: the likeliest is taken."""
+    top_k: Positive | None = None
+    """With a temperature: only so many of the likeliest tokens are drawn from; left out, all."""
 
     @model_validator(mode="after")
     def _corrupts_live_rollouts(self) -> Evaluate:
@@ -150,6 +154,8 @@ class Evaluate(Strict):
             raise ValueError(f"corrupt = {self.corrupt:g} needs mode: live (nothing is observed in a verification)")
         if self.temperature and self.mode != "live":
             raise ValueError(f"temperature = {self.temperature:g} needs mode: live (a verification is greedy)")
+        if self.top_k and not self.temperature:
+            raise ValueError(f"top_k = {self.top_k} needs a temperature above 0 (without one the likeliest is taken)")
         return self
 
     @field_validator("lengths", "stress")

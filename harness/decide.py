@@ -21,8 +21,10 @@ def decide(logits: Tensor) -> tuple[Tensor, Tensor]:
     return index[..., 0], best[..., 0] - best[..., 1]
 
 
-def sampling(temperature: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def sampling(temperature: float, top_k: int | None = None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Tokens drawn from the softmax of logits / temperature, as a `Select` of the decoder (the Gumbel trick).
+
+    top_k: only so many of the likeliest are drawn from, and all that are as likely as the last of them; None: all.
 
     The noise is a hash of the row's seed, the number of tokens made, and the token, so that a draw depends on nothing
     else: not on the batch, nor on the device's generator.
@@ -35,7 +37,10 @@ def sampling(temperature: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
             mixed = (mixed ^ ((mixed >> 30) & 0x3FFFFFFFF)) * factor
         bits = ((mixed >> 39) ^ (mixed >> 15)) & 0xFFFFFF
         uniform = (bits.float() + 0.5) / (1 << 24)
-        return logits.float() / temperature - torch.log(-torch.log(uniform))
+        logits = logits.float()
+        if top_k is not None and top_k < logits.shape[-1]:
+            logits = logits.masked_fill(logits < logits.topk(top_k, dim=-1).values[..., -1:], -torch.inf)
+        return logits / temperature - torch.log(-torch.log(uniform))
 
     return select
 

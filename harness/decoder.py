@@ -97,7 +97,7 @@ class Decoder:
         self.repeats = select is None and tool.alone and bool(getattr(model, "steady", False))
         """Whether a row that is where it was before does the same again, for ever."""
         self._marked: tuple[Tensor, list[Tensor]] | None = None
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self.graph: torch.cuda.CUDAGraph | None = None
         self._recorded = graph and device.type == "cuda" and getattr(model, "records", False)
         self._take = _fastest_take(device)
 
@@ -142,7 +142,7 @@ class Decoder:
         if longest > self.reply.shape[1]:
             room = self.reply.new_zeros(self.rows, max(longest, 2 * self.reply.shape[1]))
             room[:, : self.reply.shape[1]] = self.reply
-            self.reply, self._graph = room, None
+            self.reply, self.graph = room, None
         index = torch.tensor(rows, device=self.device)
         padded = torch.zeros(len(rows), max(1, longest), dtype=torch.int64)
         for row, reply in enumerate(replies):
@@ -173,12 +173,12 @@ class Decoder:
 
     def run(self) -> Window:
         """A window of steps; on a GPU it may still be under way."""
-        if self._recorded and self._graph is None:
+        if self._recorded and self.graph is None:
             self._record()
         going = self._going()
         for _ in range(self.steps):
-            if self._graph is not None:
-                self._graph.replay()
+            if self.graph is not None:
+                self.graph.replay()
                 continue
             self.step()
             if self.device.type != "cuda" and self._going() < going:
@@ -236,8 +236,8 @@ class Decoder:
             for _ in range(2):
                 self.step()
         torch.cuda.current_stream(self.device).wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
             self.step()
         self.live.copy_(live)
 

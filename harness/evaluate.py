@@ -40,6 +40,8 @@ UNKNOWN = (
 )
 """Columns that are null until something is known."""
 
+PILOT = 8
+"""Problems of a batch that are verified before it is decided whether to verify the others, at most a quarter."""
 WORKERS = 4
 """Helper processes that run the solvers for a model on a GPU: one makes about 2M tokens a second."""
 
@@ -97,6 +99,8 @@ def _batch(
     began = time.perf_counter()
     if settings.mode == "live" or not scenario.task.oracle:
         rows = live(model, scenario, batch, settings)
+    elif settings.mode == "auto":
+        rows = cheaper(model, scenario, batch, settings, room, helpers)
     else:
         rows = verify_then_continue(model, scenario, batch, settings, room, helpers)
     seconds = (time.perf_counter() - began) / len(batch)
@@ -107,7 +111,7 @@ def _batch(
     if model.learns == "reading":
         for row, problem in zip(rows, batch):
             row.update(coverage(model, scenario, problem, settings.chunk))
-    if settings.mode == "verify" and scenario.task.oracle:
+    if all(row["mode"] == "verify" for row in rows):
         standing_check(model, scenario, batch, rows, settings)
     return rows
 
@@ -118,6 +122,30 @@ def trajectory_flops(model: Any, tokens: int) -> float:
     Exact where every token costs the same (fixed states), a few percent off where it costs more with what is before it.
     """
     return tokens * sum(float(model.cost((2 * at + 1) * tokens // 8).flops) for at in range(4)) / 4
+
+
+def cheaper(
+    model: Any,
+    scenario: Scenario,
+    batch: Sequence[Problem],
+    settings: Evaluate,
+    room: int,
+    helpers: Helpers | None = None,
+) -> list[Row]:
+    """Verify first or go live at once, whichever is likely to take less time.
+
+    On a GPU a step takes about as long for many rows as for a few. So once some problems diverge, rolling all of them
+    out costs little more than continuing those, and verifying the rest is saved. The first problems tell; verifying
+    them is what the choice costs. Where a step costs by the row, verifying is always cheaper.
+    """
+    device = next(model.parameters()).device
+    pilot = batch[: min(PILOT, len(batch) // 4)]
+    if device.type != "cuda" or not getattr(model, "records", False) or not pilot:
+        return verify_then_continue(model, scenario, batch, settings, room, helpers)
+    first = verify_then_continue(model, scenario, pilot, settings, 0, helpers)
+    if not all(row["exact"] for row in first):
+        return live(model, scenario, batch, settings)
+    return first + verify_then_continue(model, scenario, batch[len(pilot) :], settings, room, helpers)
 
 
 def verify_then_continue(
@@ -179,7 +207,7 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
         from_question(scenario, problem, limit(len(oracle.ids), settings), settings.corrupt)
         for problem, oracle in zip(batch, oracles)
     ]
-    select = sampling(settings.temperature) if settings.temperature else None
+    select = sampling(settings.temperature, settings.top_k) if settings.temperature else None
     for problem, start in zip(batch, starts):
         start.seed = int(problem.key[:15], 16)
     rollouts = roll_out(model, scenario, starts, settings.precision, select)

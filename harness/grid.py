@@ -369,7 +369,8 @@ def evaluation_id(evaluate: Evaluate) -> str:
     relevant = {name: getattr(evaluate, name) for name in ("mode", "rollout_max", "budget", "precision")}
     control = {"corrupt": evaluate.corrupt} if evaluate.corrupt else {}
     drawn = {"temperature": evaluate.temperature} if evaluate.temperature else {}
-    chunked = evaluate.mode == "verify" and evaluate.chunk != Evaluate.model_fields["chunk"].default
+    drawn |= {"top_k": evaluate.top_k} if evaluate.top_k else {}
+    chunked = evaluate.mode != "live" and evaluate.chunk != Evaluate.model_fields["chunk"].default
     chunk = {"chunk": evaluate.chunk} if chunked else {}
     return digest({"revision": EVALUATION_REVISION, **relevant, **control, **drawn, **chunk})
 

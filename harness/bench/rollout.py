@@ -102,7 +102,7 @@ def _step(
         "ms": ms,
         "bound_ms": 1000 * moved / bandwidth,
         "bytes": moved,
-        "recorded": decoder._graph is not None,
+        "recorded": decoder.graph is not None,
         "kernels": model.kernels(),
     }
     if tune and hasattr(decoder.decode, "tiles"):
@@ -161,7 +161,7 @@ def _tuned(
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for lanes, tiles in _variants(model, rows):
         try:
-            decoder.decode, decoder._graph = Mamba1Step(model, dtype, rows, lanes, tiles), None
+            decoder.decode, decoder.graph = Mamba1Step(model, dtype, rows, lanes, tiles), None
             found.append({"ms": _milliseconds(decoder, 0, 1), "lanes": lanes, "tiles": vars(tiles)})
         except Exception as error:  # tiles that do not fit a machine must not lose the others
             found.append({"ms": float("inf"), "lanes": lanes, "tiles": vars(tiles), "error": str(error)[:200]})

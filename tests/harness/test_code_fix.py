@@ -245,6 +245,13 @@ def test_sampling_draws_from_the_softmax_and_repeats():
         assert 0.05 < (drawn != again).float().mean() < 0.95
 
 
+def test_sampling_leaves_out_all_but_the_likeliest():
+    logits, seeds = torch.tensor([0.0, 1.0, 2.0, -1.0]).repeat(5_000, 1), torch.arange(5_000)
+    drawn = sampling(3.0, 2)(logits, seeds, seeds * 0).argmax(-1)
+    assert set(drawn.tolist()) == {1, 2}
+    assert sampling(3.0, 9)(logits, seeds, seeds * 0).argmax(-1).unique().numel() == 4
+
+
 def test_a_temperature_is_an_evaluation_of_its_own_and_needs_live_rollouts():
     scenario = Scenario("code_fix", "interactive", tool_options={"tokens": "code"})
     cold, warm = (rows_of(ScriptedModel(scenario), scenario, count=4, mode="live", temperature=t) for t in (0.3, 20.0))
@@ -253,8 +260,11 @@ def test_a_temperature_is_an_evaluation_of_its_own_and_needs_live_rollouts():
     assert warm == rows_like(warm, rows_of(ScriptedModel(scenario), scenario, count=4, mode="live", temperature=20.0))
     with pytest.raises(ValueError, match="needs mode: live"):
         Evaluate(lengths=[1], temperature=0.5)
+    with pytest.raises(ValueError, match="top_k = 3 needs a temperature"):
+        Evaluate(lengths=[1], mode="live", top_k=3)
     ids = {evaluation_id(Evaluate(lengths=[1], mode="live", temperature=t)) for t in (0.0, 0.5, 1.0)}
-    assert len(ids) == 3
+    ids.add(evaluation_id(Evaluate(lengths=[1], mode="live", temperature=1.0, top_k=3)))
+    assert len(ids) == 4
     assert evaluation_id(Evaluate(lengths=[1], mode="live")) in ids
 
 

@@ -1,11 +1,13 @@
 """Verify-then-continue and pure live rollouts tell the same story, for every architecture."""
 
+import types
+
 import pytest
 import torch
 
 from harness.config import Cell, Evaluate
 from harness.decide import NEAR_TIE
-from harness.evaluate import ANSWER, RESULT, Point, agree, evaluate, live, trajectory_flops
+from harness.evaluate import ANSWER, RESULT, Point, agree, cheaper, evaluate, live, trajectory_flops
 from harness.schema import ENDINGS, FAILURES, ROWS
 from harness.step import PlainStepper
 from harness.stream import Source, steps
@@ -184,6 +186,43 @@ def test_a_broken_step_makes_the_standing_check_fail(gru):
 
     rows = rows_of(Broken(), scenario, 2, replay=1.0)
     assert False in [row["replay_equal"] for row in rows]
+
+
+def test_auto_goes_live_where_the_first_problems_diverge(gru, monkeypatch):
+    """On a GPU; on a CPU it verifies. Rows tell the same either way."""
+    model, scenario = gru
+    drawn = problems(scenario.task, "evaluation", 2, COUNT)
+    settings = Evaluate(lengths=[2], mode="auto", rollout_max=COUNT)
+    assert {row["mode"] for row in rows_of(model, scenario, 2, mode="auto", rollout_max=COUNT)} == {"verify"}
+
+    class Elsewhere:
+        """A model that says it is on a GPU."""
+
+        def __init__(self):
+            self.records = True
+
+        def parameters(self):
+            yield types.SimpleNamespace(device=torch.device("cuda"))
+
+    calls = []
+
+    def verified(model, scenario, batch, settings, room, helpers=None):
+        calls.append(("verify", len(batch), room))
+        return [{"exact": exact} for exact in (outcome or [True] * len(batch))[: len(batch)]]
+
+    monkeypatch.setattr("harness.evaluate.verify_then_continue", verified)
+    monkeypatch.setattr(
+        "harness.evaluate.live", lambda model, scenario, batch, settings: calls.append(("live", len(batch)))
+    )
+    outcome = [True, False, *[True] * 6]
+    cheaper(Elsewhere(), scenario, drawn, settings, 5)
+    assert calls == [("verify", 8, 0), ("live", COUNT)]
+    outcome, calls[:] = [], []
+    cheaper(Elsewhere(), scenario, drawn, settings, 5)
+    assert calls == [("verify", 8, 0), ("verify", COUNT - 8, 5)]
+    calls.clear()
+    cheaper(Elsewhere(), scenario, drawn[:3], settings, 5)
+    assert calls == [("verify", 3, 5)]
 
 
 def test_live_mode_has_no_token_accuracy(gru):

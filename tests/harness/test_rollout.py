@@ -246,8 +246,8 @@ def test_recorded_steps_equal_launched_ones_and_those_of_a_cpu(architecture, pre
     begun = [starts(scenario, 4, limit=300, count=24) for _ in range(4)]
     recorded = roll_out(model, scenario, begun[0], precision, rows=8)
     again = roll_out(model, scenario, begun[1], precision, rows=8)
-    assert recorded == again or any(map(torch.isnan, map(torch.tensor, recorded[0].margins)))
     assert [one.ids for one in recorded] == [other.ids for other in again]
+    assert str([one.margins for one in recorded]) == str([other.margins for other in again])
     monkeypatch.setattr(type(model), "records", property(lambda self: False))
     assert_same(roll_out(model, scenario, begun[2], precision, rows=8), recorded, NEAR_TIE[precision])
     if precision == "float32":
