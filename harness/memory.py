@@ -16,6 +16,13 @@ SHARE = 0.4
 GATES = {"LSTM": 4, "GRU": 3}
 
 
+def take_gpu(share: float) -> str:
+    """The GPU's name. A process given a share keeps to that share of the memory: to Ray it is book-keeping only."""
+    if share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
+    return torch.cuda.get_device_name()
+
+
 def rows_that_fit(model: Any, tokens: int) -> int:
     """How many sequences of so many tokens may be under way at once on the model's device; at least one."""
     device = next(model.parameters()).device

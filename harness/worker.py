@@ -84,6 +84,8 @@ class Worker:
     def ready(self) -> None:
         """Raises UserError when the store cannot be used from this node."""
         self.store = Store(self.store_url).open()
+        from harness.memory import take_gpu
+
         self.device = take_gpu(self.gpus) if self.gpus else f"cpu {platform.machine()}"
 
     def run(self, cell: Resolved, evaluate: Evaluate, settings: Run, attempt: str) -> Ended:
@@ -134,15 +136,6 @@ def out_of_memory(error: BaseException) -> bool:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def take_gpu(share: float) -> str:
-    """The GPU's name. A process given a share keeps to that share of the memory: to Ray it is book-keeping only."""
-    import torch
-
-    if share < 1:
-        torch.cuda.set_per_process_memory_fraction(share)
-    return torch.cuda.get_device_name()
 
 
 @contextmanager

@@ -20,8 +20,8 @@ import torch
 
 from harness.bench.timing import machine, table
 from harness.config import Cell, Train
+from harness.memory import take_gpu
 from harness.train import DATA_WORKERS, default_device, train
-from harness.worker import take_gpu
 
 CONTROL = "nvidia-cuda-mps-control"
 

@@ -13,7 +13,7 @@ import torch
 from harness.bench.rows import roughened, rows_of
 from harness.bench.timing import machine, peaks, synchronise, table, timed
 from harness.config import Evaluate
-from harness.decide import NEAR_TIE, autocast, decide
+from harness.decide import NEAR_TIE, autocast, decide, dtype_of
 from harness.decoder import WINDOW, Decoder
 from harness.evaluate import agree, live
 from harness.evaluate import limit as budget_of
@@ -30,7 +30,6 @@ from tools.batched import batched
 Precision = Literal["float32", "bf16"]
 REPLAYS = 4
 """Windows of a run that is timed."""
-SCANS = (((2, 64), 4), ((1, 128), 4), ((4, 32), 2), ((8, 16), 2), ((16, 16), 4), ((16, 32), 8), ((4, 64), 4))
 LOOP_STEPS = 200
 """Steps of the plain loop that are timed; the rest is extrapolated."""
 
@@ -67,7 +66,7 @@ def bench_steps(
     table(head, [_line(result) for result in results])
     for result in results:
         for one in result.get("tuned", ())[:12]:
-            print(f"{result['rows']} rows, {one['lanes']} lanes: {one['ms']:.4f} ms {one['tiles']}")
+            print(f"{result['rows']} rows: {one['ms']:.4f} ms {one['tiles']}")
     return {"bench": "rollout", "machine": machine(device), "copy_bytes": best.bytes, "steps": results}
 
 
@@ -106,15 +105,14 @@ def _step(
         "kernels": model.kernels(),
     }
     if tune and hasattr(decoder.decode, "tiles"):
-        result["tuned"] = _tuned(model, scenario, decoder, rows, length, precision)
+        result["tuned"] = _tuned(model, decoder, rows, precision)
     return result
 
 
 def bytes_of_a_step(model: SequenceModel, rows: int, context: int, precision: Precision) -> float:
-    """What a step must read and write: weights once, a state of fixed size twice, of a cache what it holds once."""
+    """What a step must move: weights once, a recurrent state twice (read and written), a cache once."""
     weights = model.parameter_count() * (2 if precision == "bf16" else 4)
-    before, after = model.cost(context).state_bytes, model.cost(context + 1).state_bytes
-    return weights + rows * (2 * before if before == after else before)
+    return weights + rows * model.cost(context).state_bytes * (2 if model.steady else 1)
 
 
 def _busy(
@@ -151,56 +149,42 @@ def _milliseconds(decoder: Decoder, context: int, repeats: int) -> float:
     return 1000 * timing.seconds / (REPLAYS * decoder.steps)
 
 
-def _tuned(
-    model: Any, scenario: Scenario, decoder: Decoder, rows: int, length: int, precision: Precision
-) -> list[dict[str, Any]]:
+def _tuned(model: Any, decoder: Decoder, rows: int, precision: Precision) -> list[dict[str, Any]]:
     """Other tiles of the fused step, fastest first."""
     from models.kernels.triton_mamba1_step import Mamba1Step
 
     found = []
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    for lanes, tiles in _variants(model, rows):
+    for tiles in _variants(model, rows):
         try:
-            decoder.decode, decoder.graph = Mamba1Step(model, dtype, rows, lanes, tiles), None
-            found.append({"ms": _milliseconds(decoder, 0, 1), "lanes": lanes, "tiles": vars(tiles)})
+            decoder.decode, decoder.graph = Mamba1Step(model, dtype_of(precision), rows, tiles), None
+            found.append({"ms": _milliseconds(decoder, 0, 1), "tiles": vars(tiles)})
         except Exception as error:  # tiles that do not fit a machine must not lose the others
-            found.append({"ms": float("inf"), "lanes": lanes, "tiles": vars(tiles), "error": str(error)[:200]})
+            found.append({"ms": float("inf"), "tiles": vars(tiles), "error": str(error)[:200]})
         print(found[-1], flush=True)
     return sorted(found, key=lambda one: one["ms"])
 
 
-def _variants(model: Any, rows: int) -> Iterator[tuple[int, Any]]:
+def _variants(model: Any, rows: int) -> Iterator[Any]:
     """One thing changed at a time, from the tiles that are taken by default."""
     from models.kernels.triton_mamba1_step import blocks
 
-    width, inner = model.options.d_model, model.blocks[0].mixer.inner
-    base = blocks(rows, width, inner)
+    base = blocks(rows, model.options.d_model, model.blocks[0].mixer.inner)
     few: list[dict[str, Any]] = [
-        *({"early": early, "apart": apart} for early in (True, False) for apart in (True, False)),
         *({"leave": leave} for leave in ((16, 16, 256), (16, 32, 128), (16, 16, 512))),
         *({"enter": enter} for enter in ((16, 32, 128), (16, 16, 256), (16, 64, 64))),
-        *({"splits": splits} for splits in (4, 12)),
-        *({"select": depth} for depth in (32, 128)),
-        *({"apart": True, "scan": scan, "scan_warps": warps} for scan, warps in (((2, 32), 2), ((1, 64), 4))),
     ]
     many: list[dict[str, Any]] = [
-        {},
-        *({"scan": scan, "scan_warps": warps} for scan, warps in SCANS),
-        *({"enter": enter} for enter in ((128, 64, 64), (32, 64, 128), (64, 128, 64), (64, 32, 128))),
-        *({"enter": enter, "warps": 8, "leave": (64, 64, 64)} for enter in ((128, 128, 64), (128, 64, 64))),
-        *({"leave": leave} for leave in ((64, 32, 128), (64, 64, 64), (32, 64, 128), (128, 32, 64))),
-        *({"splits": splits, "select": depth} for splits, depth in ((4, 64), (12, 32), (12, 64), (6, 64))),
-        *({"steps": channels} for channels in (128, 32)),
-        {"apart": False, "scan": (16, 16)},
-        {"early": True},
-        {"early": True, "scan": (2, 64)},
+        *({"enter": enter} for enter in ((128, 64, 64), (32, 64, 128), (64, 32, 128))),
+        *({"leave": leave} for leave in ((64, 32, 128), (64, 64, 64), (32, 64, 128))),
     ]
-    changes = few if rows <= 16 else many
-    for change in changes:
-        yield 1, replace(base, **change)
-    for lanes in (2, 4) if rows >= 64 else ():
-        yield lanes, blocks(-(-rows // lanes), width, inner)
-        yield lanes, replace(base, scan=(2, 64))
+    either: list[dict[str, Any]] = [
+        *({"splits": splits} for splits in (1, 2, 3, 4, 6, 12)),
+        *({"scan": scan, "scan_warps": warps} for scan, warps in (((16, 32), 8), ((16, 16), 8), ((16, 8), 4))),
+        *({"stages": stages} for stages in (3, 5)),
+        *({"early": early} for early in (False, True)),
+    ]
+    for change in [*(few if rows <= 16 else many), *either]:
+        yield replace(base, **change)
 
 
 def bench_whole(model: Any, scenario: Scenario, digits: int, count: int, precision: Precision) -> dict[str, Any]:
@@ -334,6 +318,8 @@ def bench_continuation(
         seconds["continued"], rows = _timed(lambda kept=settings: rows_of(model, scenario, kept, count), device)
         lived = settings.model_copy(update={"mode": "live"})
         seconds["live"], others = _timed(lambda lived=lived: rows_of(model, scenario, lived, count), device)
+        chosen = settings.model_copy(update={"mode": "auto"})
+        seconds["auto"], _ = _timed(lambda chosen=chosen: rows_of(model, scenario, chosen, count), device)
         diverged = [row["index"] for row in rows if not row["exact"]]
         drawn = draw(scenario.task, "evaluation", digits, count)
         alone = [drawn[at] for at in diverged]
@@ -351,6 +337,7 @@ def bench_continuation(
                 "seconds": seconds,
                 "of_verification_and_live": seconds["continued"]
                 / (seconds["verification"] + 1.15 * seconds["diverged live"]),
+                "auto_of_the_better": seconds["auto"] / min(seconds["continued"], seconds["live"]),
                 "compared": len(clear),
                 "equal": sum(agree(a, b) for a, b in clear),
             }

@@ -2,13 +2,10 @@
 """One token of a whole Mamba-1 in Triton: four kernels a block, states updated in place.
 
 What a block does between its matrix products is done inside them: the norm scales the rows of the first one's result
-(its weight lies in the matrix); convolution and SiLU come before the product for steps, B and C, which is summed in
-parts by the kernel that reads and writes the scan's state; and the last product adds to the residual stream and leaves
-the sums of squares that the next norm needs. No sum depends on the order in which programs run, nor a row's results on
-what other rows hold.
-
-Each kernel loads what no kernel of the same step writes, weights and states, before it waits for the one before; with
-`early` launches that happens while the one before still runs. Rows may be split into lanes that run side by side.
+(its weight lies in the matrix), convolution and SiLU follow it in registers, the product for steps, B and C is summed
+in parts by the kernel that reads and writes the scan's state, and the last product adds to the residual stream and
+leaves the sums of squares that the next norm needs. No sum depends on the order in which programs run, nor a row's
+results on what other rows hold.
 """
 
 from __future__ import annotations
@@ -24,9 +21,6 @@ from torch import Tensor
 from models.kernels.triton_parts import dot
 
 LOG2E = 1.4426950408889634
-LANES = 2
-"""Lanes of a batch of at least LANE_ROWS rows a lane."""
-LANE_ROWS = 64
 
 
 class Layer(NamedTuple):
@@ -54,20 +48,13 @@ class Blocks:
     """Tiles of the kernels: rows x columns x depth, and how many parts the middle product is summed in."""
 
     enter: tuple[int, int, int]
-    select: int
-    """Depth; its rows are 16, its columns all."""
+    select: tuple[int, int]
     splits: int
-    """Parts that product is summed in, each of its own channels."""
-    steps: int
-    """Channels; its rows are 16."""
     scan: tuple[int, int]
-    """Rows x channels; rows 16 at least, unless `apart`."""
     leave: tuple[int, int, int]
     warps: int = 4
     scan_warps: int = 4
     stages: int = 4
-    apart: bool = True
-    """The lengths of the scan's steps are found by a kernel of their own; with few rows the scan finds them itself."""
     early: bool = False
     """Kernels are launched while the one before still runs (programmatic dependent launch, Hopper and later)."""
 
@@ -86,18 +73,15 @@ def mamba1_step(model: Any, rows: int, dtype: torch.dtype) -> Mamba1Step | None:
 
 
 def blocks(rows: int, d_model: int, inner: int) -> Blocks:
-    """Tiles for so many rows a lane."""
+    """Tiles for so many rows: the fastest of those tried for 1 row and 256 rows of the size `paper` on an H100."""
     few = rows <= 16
-    tall, wide = (16, 16) if few else (32, 64) if rows <= 64 else (64, 64)
-    deep = _divisor(inner, 128)
+    tall, deep = 16 if few else 32 if rows <= 64 else 64, _divisor(inner, 128)
     return Blocks(
-        enter=(tall, _divisor(2 * inner, wide), _divisor(d_model, 128 if few else 64)),
-        select=min(64, deep),
-        splits=next(parts for parts in (6, 4, 3, 2, 1) if inner % (parts * deep) == 0),
-        steps=_divisor(inner, 64),
+        enter=(tall, _divisor(inner, 16 if few else 64), _divisor(d_model, 128 if few else 64)),
+        select=(16, deep),
+        splits=next(parts for parts in ((6, 4, 3, 2, 1) if rows <= 64 else (2, 1)) if inner % (parts * deep) == 0),
         scan=(16, _divisor(inner, 16)),
         leave=(min(tall, 32), _divisor(d_model, 16 if few else 32), deep),
-        apart=not few,
         early=few,
     )
 
@@ -113,9 +97,7 @@ class Mamba1Step:
     model: a `models.mamba1.Mamba1`; dtype: the type matrix products are taken in.
     """
 
-    def __init__(
-        self, model: Any, dtype: torch.dtype, rows: int, lanes: int | None = None, tiles: Blocks | None = None
-    ) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, rows: int, tiles: Blocks | None = None) -> None:
         device, options, mixer = model.device, model.options, model.blocks[0].mixer
         self.rows, self.d_model, self.inner, self.N, self.rank = (
             rows, options.d_model, mixer.inner, mixer.d_state, mixer.rank,
@@ -124,11 +106,7 @@ class Mamba1Step:
         self.layers = [_layer(block, dtype) for block in model.blocks]
         self.embedding = model.embedding.weight.float()
         self.head = (model.logits.weight * model.norm.weight).to(dtype)
-        if lanes is None:
-            lanes = LANES if device.type == "cuda" and rows >= LANES * LANE_ROWS else 1
-        self.parts = [slice(rows * at // lanes, rows * (at + 1) // lanes) for at in range(lanes)]
-        self.streams = [torch.cuda.Stream(device) for _ in range(lanes)] if lanes > 1 else []
-        self.tiles = tiles or blocks(self.parts[0].stop, self.d_model, self.inner)
+        self.tiles = tiles or blocks(rows, self.d_model, self.inner)
         if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
             self.tiles = replace(self.tiles, early=False)
         self.width = self.rank + 2 * self.N
@@ -137,64 +115,38 @@ class Mamba1Step:
             return torch.zeros(shape, dtype=kind, device=device)
 
         self.residual, self.low = buffer(rows, self.d_model), buffer(rows, self.d_model, kind=dtype)
-        self.squares = [buffer(self.d_model // self.tiles.leave[1], part.stop - part.start) for part in self.parts]
-        self.entered = buffer(rows, 2 * self.inner, kind=dtype)
-        self.x, self.y = (buffer(rows, self.inner, kind=dtype) for _ in range(2))
-        self.delta, self.mixed = buffer(rows, self.inner), buffer(rows, 2 * self.N)
-        self.selected = [buffer(self.tiles.splits, part.stop - part.start, self.width) for part in self.parts]
+        self.squares = buffer(self.d_model // self.tiles.leave[1], rows)
+        self.x, self.gate, self.y = (buffer(rows, self.inner, kind=dtype) for _ in range(3))
+        self.selected = buffer(self.tiles.splits, rows, self.width)
 
     def __call__(self, tokens: Tensor, state: Any, live: Tensor, scores: Tensor) -> Any:
         """See `models.decoding.Decoding`."""
-        if not self.streams:
-            self._lane(0, tokens, state, live, scores)
-            return state
-        here = torch.cuda.current_stream(tokens.device)
-        for at, stream in enumerate(self.streams):
-            stream.wait_stream(here)
-            with torch.cuda.stream(stream):
-                self._lane(at, tokens, state, live, scores)
-        for stream in self.streams:
-            here.wait_stream(stream)
-        return state
-
-    def _lane(self, at: int, tokens: Tensor, state: Any, live: Tensor, scores: Tensor) -> None:
-        part, squares, selected, tiles = self.parts[at], self.squares[at], self.selected[at], self.tiles
-        rows, parts = part.stop - part.start, len(squares)
-        residual, low, entered, x, y = (t[part] for t in (self.residual, self.low, self.entered, self.x, self.y))
-        delta, mixed = self.delta[part], self.mixed[part]
-        live, size, inner = live[part].view(torch.uint8), self.d_model, self.inner
+        tiles, rows, parts, size, inner = self.tiles, self.rows, len(self.squares), self.d_model, self.inner
+        residual, low, squares, selected = self.residual, self.low, self.squares, self.selected
+        x, gate, y, live = self.x, self.gate, self.y, live.view(torch.uint8)
         early = {"EARLY": tiles.early, **({"launch_pdl": True} if tiles.early else {})}
         tall, wide, depth = tiles.leave
         _embed[(triton.cdiv(rows, tall), parts)](
-            tokens[part], self.embedding, state.position[part], live, residual, low, squares, rows, size,
+            tokens, self.embedding, state.position, live, residual, low, squares, rows, size,
             ROWS=tall, COLUMNS=wide, **early,
         )  # fmt: skip
         for layer, memory in zip(self.layers, state.layers, strict=True):
             high, broad, thick = tiles.enter
             _enter[(triton.cdiv(rows, high), 2 * inner // broad)](
-                low, layer.enter, squares, self.eps, entered, rows, 2 * inner, SIZE=size, PARTS=parts,
-                PARTS2=triton.next_power_of_2(parts), ROWS=high, COLUMNS=broad, DEPTH=thick,
-                num_warps=tiles.warps, num_stages=tiles.stages, **early,
+                low, layer.enter, squares, self.eps, layer.taps, layer.conv_bias, memory.conv, x, gate, live,
+                rows, inner, SIZE=size, PARTS=parts, PARTS2=triton.next_power_of_2(parts), TAPS=layer.taps.shape[1],
+                ROWS=high, COLUMNS=broad, DEPTH=thick, num_warps=tiles.warps, num_stages=tiles.stages, **early,
             )  # fmt: skip
-            _select[(triton.cdiv(rows, 16), tiles.splits)](
-                entered, layer.select, layer.taps, layer.conv_bias, memory.conv[part], x, selected, live,
-                rows, self.width, inner, SPAN=inner // tiles.splits, TAPS=layer.taps.shape[1],
-                ROWS=16, COLUMNS=max(16, triton.next_power_of_2(self.width)), DEPTH=tiles.select,
-                num_warps=4, num_stages=2, **early,
+            _select[(triton.cdiv(rows, tiles.select[0]), tiles.splits)](
+                x, layer.select, selected, rows, self.width, INNER=inner, SPAN=inner // tiles.splits,
+                ROWS=tiles.select[0], COLUMNS=max(16, triton.next_power_of_2(self.width)), DEPTH=tiles.select[1],
+                num_warps=tiles.warps, num_stages=3, **early,
             )  # fmt: skip
-            sizes = {
-                "RANK": self.rank, "RANKS": max(16, triton.next_power_of_2(self.rank)), "N": self.N,
-                "NS": triton.next_power_of_2(self.N), "SPLITS": tiles.splits, **early,
-            }  # fmt: skip
-            if tiles.apart:
-                _steps[(triton.cdiv(rows, 16), inner // tiles.steps)](
-                    selected, layer.steps, layer.steps_bias, delta, mixed, rows, inner,
-                    ROWS=16, CHANNELS=tiles.steps, num_warps=4, **sizes,
-                )  # fmt: skip
             _scan[(triton.cdiv(rows, tiles.scan[0]), inner // tiles.scan[1])](
-                x, entered, selected, layer.steps, layer.steps_bias, delta, mixed, layer.A, layer.D,
-                memory.ssm[part], y, live, rows, inner, ROWS=tiles.scan[0], CHANNELS=tiles.scan[1],
-                APART=tiles.apart, num_warps=tiles.scan_warps, **sizes,
+                x, gate, selected, layer.steps, layer.steps_bias, layer.A, layer.D, memory.ssm, y, live,
+                rows, inner, RANK=self.rank, RANKS=max(16, triton.next_power_of_2(self.rank)), N=self.N,
+                NS=triton.next_power_of_2(self.N), SPLITS=tiles.splits, ROWS=tiles.scan[0], CHANNELS=tiles.scan[1],
+                num_warps=tiles.scan_warps, **early,
             )  # fmt: skip
             _leave[(triton.cdiv(rows, tall), parts)](
                 y, layer.leave, residual, low, squares, rows, size, INNER=inner,
@@ -203,10 +155,11 @@ class Mamba1Step:
         vocabulary = len(self.head)
         columns = min(64, max(16, triton.next_power_of_2(vocabulary)))
         _head[(triton.cdiv(rows, 16), triton.cdiv(vocabulary, columns))](
-            low, self.head, squares, self.eps, scores[part], live, rows, vocabulary, SIZE=size, PARTS=parts,
+            low, self.head, squares, self.eps, scores, live, rows, vocabulary, SIZE=size, PARTS=parts,
             PARTS2=triton.next_power_of_2(parts), ROWS=16, COLUMNS=columns, DEPTH=_divisor(size, 128),
             num_warps=4, num_stages=3, **early,
         )  # fmt: skip
+        return state
 
 
 def _layer(block: Any, dtype: torch.dtype) -> Layer:
@@ -229,31 +182,11 @@ def _layer(block: Any, dtype: torch.dtype) -> Layer:
 
 
 @triton.jit
-def _next(EARLY: tl.constexpr):
-    """Let the next kernel be launched: it loads what this one does not write, and waits for its end."""
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-
-
-@triton.jit
-def _wait(EARLY: tl.constexpr):
-    """What comes after this reads what the kernel before has written."""
+def _begun(EARLY: tl.constexpr):
+    """Wait for the kernel before, and let the next one be launched, which will wait for this one."""
     if EARLY:
         tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def _fetch(weight, first, SIZE: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr):
-    """Bring these rows of a matrix, SIZE numbers each, into the cache that all programs share."""
-    if EARLY:
-        piece = tl.arange(0, 8 * COLUMNS)
-        bytes: tl.constexpr = SIZE * weight.dtype.element_ty.primitive_bitwidth // 64
-        if bytes % 16 == 0:
-            place = weight + (first + piece // 8) * SIZE + (piece % 8) * (SIZE // 8)
-            tl.inline_asm_elementwise(
-                "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r",
-                [place, tl.full((8 * COLUMNS,), bytes, tl.int32)], dtype=tl.int32, is_pure=False, pack=1,
-            )  # fmt: skip
+        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
@@ -261,8 +194,7 @@ def _embed(
     tokens, table, position, live, residual, low, squares, rows, size,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    _next(EARLY)
-    _wait(EARLY)
+    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     keep = r < rows
@@ -292,138 +224,92 @@ def _scale(squares, eps, r, keep, rows, SIZE: tl.constexpr, PARTS: tl.constexpr,
 
 @triton.jit
 def _enter(
-    low, weight, squares, eps, entered, rows, width,
-    SIZE: tl.constexpr, PARTS: tl.constexpr, PARTS2: tl.constexpr,
+    low, weight, squares, eps, taps, bias, conv, x, gate, live, rows, inner,
+    SIZE: tl.constexpr, PARTS: tl.constexpr, PARTS2: tl.constexpr, TAPS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    _next(EARLY)
+    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.arange(0, DEPTH)
     keep = r < rows
-    _fetch(weight, tl.program_id(1) * COLUMNS, SIZE, COLUMNS, EARLY)
-    _wait(EARLY)
-    scale = _scale(squares, eps, r, keep, rows, SIZE, PARTS, PARTS2)
     sum = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for at in range(0, SIZE, DEPTH):
         a = tl.load(low + r[:, None] * SIZE + (at + k)[None, :], mask=keep[:, None], other=0.0)
         w = tl.load(weight + c[None, :] * SIZE + (at + k)[:, None])
         sum = dot(a, w, sum)
-    tl.store(entered + r[:, None] * width + c[None, :], sum * scale[:, None], mask=keep[:, None])
+    sum *= _scale(squares, eps, r, keep, rows, SIZE, PARTS, PARTS2)[:, None]
+    if tl.program_id(1) * COLUMNS < inner:
+        moves = keep & (tl.load(live + r, mask=keep, other=0) != 0)
+        value = tl.load(bias + c)[None, :] + sum * tl.load(taps + c * TAPS + TAPS - 1)[None, :]
+        place = r[:, None] * ((TAPS - 1) * inner) + c[None, :]
+        for tap in tl.static_range(TAPS - 1):
+            before = tl.load(conv + place + tap * inner, mask=keep[:, None], other=0.0)
+            value += before * tl.load(taps + c * TAPS + tap)[None, :]
+            if tap > 0:
+                tl.store(conv + place + (tap - 1) * inner, before, mask=moves[:, None])
+        if TAPS > 1:
+            tl.store(conv + place + (TAPS - 2) * inner, sum, mask=moves[:, None])
+        value = value / (1 + tl.exp(-value))
+        tl.store(x + r[:, None] * inner + c[None, :], value, mask=keep[:, None])
+    else:
+        tl.store(gate + r[:, None] * inner + (c - inner)[None, :], sum, mask=keep[:, None])
 
 
 @triton.jit
 def _select(
-    entered, weight, taps, bias, conv, x, selected, live, rows, width, inner,
-    SPAN: tl.constexpr, TAPS: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr,
+    x, weight, selected, rows, width,
+    INNER: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Convolution and SiLU of SPAN channels, and their part of the product for steps, B and C."""
-    _next(EARLY)
+    """The part of the product that comes from SPAN channels."""
+    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    columns, k = tl.arange(0, COLUMNS), tl.arange(0, DEPTH)
+    c, k = tl.arange(0, COLUMNS), tl.program_id(1) * SPAN + tl.arange(0, DEPTH)
     keep = r < rows
-    moves = keep & (tl.load(live + r, mask=keep, other=0) != 0)
     sum = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    _wait(EARLY)
     for at in range(0, SPAN, DEPTH):
-        c = tl.program_id(1) * SPAN + at + k
-        w = tl.load(weight + columns[None, :] * inner + c[:, None], mask=(columns < width)[None, :], other=0.0)
-        new = tl.load(entered + r[:, None] * (2 * inner) + c[None, :], mask=keep[:, None], other=0.0).to(tl.float32)
-        value = tl.load(bias + c)[None, :] + new * tl.load(taps + c * TAPS + TAPS - 1)[None, :]
-        place = conv + r[:, None] * ((TAPS - 1) * inner) + c[None, :]
-        for tap in tl.static_range(TAPS - 1):
-            before = tl.load(place + tap * inner, mask=keep[:, None], other=0.0)
-            value += before * tl.load(taps + c * TAPS + tap)[None, :]
-            if tap > 0:
-                tl.store(place + (tap - 1) * inner, before, mask=moves[:, None])
-        if TAPS > 1:
-            tl.store(place + (TAPS - 2) * inner, new, mask=moves[:, None])
-        value = (value / (1 + tl.exp(-value))).to(w.dtype)
-        tl.store(x + r[:, None] * inner + c[None, :], value, mask=keep[:, None])
-        sum = dot(value, w, sum)
-    place = (tl.program_id(1) * rows + r)[:, None] * width + columns[None, :]
-    tl.store(selected + place, sum, mask=keep[:, None] & (columns < width)[None, :])
-
-
-@triton.jit
-def _summed(selected, r, c, here, rows, width, SPLITS: tl.constexpr):
-    """Columns `c` of the product, summed over its parts."""
-    value = tl.load(selected + r[:, None] * width + c[None, :], mask=here, other=0.0)
-    for part in tl.static_range(1, SPLITS):
-        value += tl.load(selected + (part * rows + r)[:, None] * width + c[None, :], mask=here, other=0.0)
-    return value
-
-
-@triton.jit
-def _lengths(selected, w, shift, r, keep, rows, RANK: tl.constexpr, RANKS: tl.constexpr, N, SPLITS: tl.constexpr):
-    """Lengths of the steps of some rows and channels: softplus(low w + shift)."""
-    k = tl.arange(0, RANKS)
-    low = _summed(selected, r, k, keep[:, None] & (k < RANK)[None, :], rows, RANK + 2 * N, SPLITS)
-    delta = dot(low.to(w.dtype), w, tl.zeros((low.shape[0], w.shape[1]), dtype=tl.float32)) + shift[None, :]
-    return tl.where(delta > 20, delta, tl.log(1 + tl.exp(tl.minimum(delta, 20.0))))
-
-
-@triton.jit
-def _steps(
-    selected, steps, bias, delta, mixed, rows, inner,
-    RANK: tl.constexpr, RANKS: tl.constexpr, N: tl.constexpr, NS: tl.constexpr, SPLITS: tl.constexpr,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    """What many programs of the scan would find again and again: lengths of the steps, and B and C."""
-    _next(EARLY)
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    k, n = tl.arange(0, RANKS), tl.arange(0, 2 * NS)
-    keep = r < rows
-    w = tl.load(steps + c[None, :] * RANK + k[:, None], mask=(k < RANK)[:, None], other=0.0)
-    shift = tl.load(bias + c)
-    _wait(EARLY)
-    value = _lengths(selected, w, shift, r, keep, rows, RANK, RANKS, N, SPLITS)
-    tl.store(delta + r[:, None] * inner + c[None, :], value, mask=keep[:, None])
-    if tl.program_id(1) == 0:
-        here = keep[:, None] & (n < 2 * N)[None, :]
-        both = _summed(selected, r, RANK + n, here, rows, RANK + 2 * N, SPLITS)
-        tl.store(mixed + r[:, None] * (2 * N) + n[None, :], both, mask=here)
+        a = tl.load(x + r[:, None] * INNER + (at + k)[None, :], mask=keep[:, None], other=0.0)
+        w = tl.load(weight + c[None, :] * INNER + (at + k)[:, None], mask=(c < width)[None, :], other=0.0)
+        sum = dot(a, w, sum)
+    place = (tl.program_id(1) * rows + r)[:, None] * width + c[None, :]
+    tl.store(selected + place, sum, mask=keep[:, None] & (c < width)[None, :])
 
 
 @triton.jit
 def _scan(
-    x, entered, selected, steps, bias, delta, mixed, A, D, state, y, live, rows, inner,
+    x, gate, selected, steps, bias, A, D, state, y, live, rows, inner,
     RANK: tl.constexpr, RANKS: tl.constexpr, N: tl.constexpr, NS: tl.constexpr, SPLITS: tl.constexpr,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr, APART: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """APART: lengths of the steps, B and C have been found by `_steps`."""
-    _next(EARLY)
+    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    n = tl.arange(0, NS)
+    n, k = tl.arange(0, NS), tl.arange(0, RANKS)
     keep = r < rows
     held = (c[None, :, None] + r[:, None, None] * inner) * N + n[None, None, :]
     there = keep[:, None, None] & (n < N)[None, None, :]
-    h = tl.load(state + held, mask=there, other=0.0)
-    decay = tl.load(A + c[:, None] * N + n[None, :], mask=(n < N)[None, :], other=0.0)
-    skip = tl.load(D + c)
-    moves = there & (tl.load(live + r, mask=keep, other=0) != 0)[:, None, None]
-    place, some = r[:, None] * inner + c[None, :], keep[:, None] & (n < N)[None, :]
-    if APART:
-        _wait(EARLY)
-        length = tl.load(delta + place, mask=keep[:, None], other=0.0)
-        B = tl.load(mixed + r[:, None] * (2 * N) + n[None, :], mask=some, other=0.0)
-        C = tl.load(mixed + r[:, None] * (2 * N) + N + n[None, :], mask=some, other=0.0)
-    else:
-        k = tl.arange(0, RANKS)
-        w = tl.load(steps + c[None, :] * RANK + k[:, None], mask=(k < RANK)[:, None], other=0.0)
-        shift = tl.load(bias + c)
-        _wait(EARLY)
-        length = _lengths(selected, w, shift, r, keep, rows, RANK, RANKS, N, SPLITS)
-        B = _summed(selected, r, RANK + n, some, rows, RANK + 2 * N, SPLITS)
-        C = _summed(selected, r, RANK + N + n, some, rows, RANK + 2 * N, SPLITS)
+    h = tl.load(state + held, mask=there, other=0.0)  # first: everything else is found while it is under way
+    low = tl.zeros((ROWS, RANKS), dtype=tl.float32)
+    B = tl.zeros((ROWS, NS), dtype=tl.float32)
+    C = tl.zeros((ROWS, NS), dtype=tl.float32)
+    for part in tl.static_range(SPLITS):
+        row = selected + (part * rows + r)[:, None] * (RANK + 2 * N)
+        low += tl.load(row + k[None, :], mask=keep[:, None] & (k < RANK)[None, :], other=0.0)
+        some = keep[:, None] & (n < N)[None, :]
+        B += tl.load(row + RANK + n[None, :], mask=some, other=0.0)
+        C += tl.load(row + RANK + N + n[None, :], mask=some, other=0.0)
+    w = tl.load(steps + c[None, :] * RANK + k[:, None], mask=(k < RANK)[:, None], other=0.0)
+    delta = dot(low.to(w.dtype), w, tl.zeros((ROWS, CHANNELS), dtype=tl.float32)) + tl.load(bias + c)[None, :]
+    delta = tl.where(delta > 20, delta, tl.log(1 + tl.exp(tl.minimum(delta, 20.0))))
+    place = r[:, None] * inner + c[None, :]
     u = tl.load(x + place, mask=keep[:, None], other=0.0).to(tl.float32)
-    g = tl.load(entered + r[:, None] * (2 * inner) + inner + c[None, :], mask=keep[:, None], other=0.0).to(tl.float32)
-    h = h * tl.exp2(length[:, :, None] * decay[None, :, :]) + (length * u)[:, :, None] * B[:, None, :]
+    g = tl.load(gate + place, mask=keep[:, None], other=0.0).to(tl.float32)
+    decay = tl.load(A + c[:, None] * N + n[None, :], mask=(n < N)[None, :], other=0.0)
+    h = h * tl.exp2(delta[:, :, None] * decay[None, :, :]) + (delta * u)[:, :, None] * B[:, None, :]
+    moves = there & (tl.load(live + r, mask=keep, other=0) != 0)[:, None, None]
     tl.store(state + held, h, mask=moves)
-    value = tl.sum(h * C[:, None, :], 2) + skip[None, :] * u
+    value = tl.sum(h * C[:, None, :], 2) + tl.load(D + c)[None, :] * u
     tl.store(y + place, value * g / (1 + tl.exp(-g)), mask=keep[:, None])
 
 
@@ -432,13 +318,11 @@ def _leave(
     y, weight, residual, low, squares, rows, size,
     INNER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    _next(EARLY)
+    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.arange(0, DEPTH)
     keep = r < rows
-    _fetch(weight, tl.program_id(1) * COLUMNS, INNER, COLUMNS, EARLY)
-    _wait(EARLY)
     sum = tl.load(residual + r[:, None] * size + c[None, :], mask=keep[:, None], other=0.0)
     for at in range(0, INNER, DEPTH):
         a = tl.load(y + r[:, None] * INNER + (at + k)[None, :], mask=keep[:, None], other=0.0)
@@ -453,8 +337,7 @@ def _head(
     SIZE: tl.constexpr, PARTS: tl.constexpr, PARTS2: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    _next(EARLY)
-    _wait(EARLY)
+    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.arange(0, DEPTH)
