@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ASK_SECONDS = 0.5
+CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL communicator was aborted")
+"""What workers say whose fellow is gone."""
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -97,7 +99,7 @@ def train_in_parallel(cell: Resolved, run: Run, store: Store, report: Report, st
         with passed_on(stop, flag):
             trainer.fit()
     except train.WorkerGroupError as error:
-        raise _cause(list(error.worker_failures.values())) from error
+        raise cause(list(error.worker_failures.values())) from error
     except train.ControllerError as error:
         raise Lost(one_line(error)) from error
     finally:
@@ -151,13 +153,17 @@ def passed_on(stop: Callable[[], bool], flag: Any) -> Iterator[None]:
         thread.join()
 
 
-def _cause(failures: list[Any]) -> BaseException:
-    """What went wrong in the workers: an error of the cell's own before a loss, which others may only follow from."""
-    known = [getattr(failure, "cause", None) or failure for failure in failures]
-    for kind in (Stopped,):
-        if found := [error for error in known if isinstance(error, kind)]:
-            return found[0]
-    lost = [error for error in known if isinstance(error, ray.exceptions.RayError) or "Connection" in str(error)]
-    if lost:
-        return Lost(one_line(lost[0]))
-    return known[0] if known else Lost("a worker of the group was lost")
+def cause(failures: list[Any]) -> BaseException:
+    """What went wrong in the workers: that one was lost, before errors of others, which may only follow from it.
+
+    What a worker raised comes wrapped (`_base_exc`); what is not wrapped is Ray's word on a worker that is gone.
+    """
+    raised = [error for failure in failures if (error := getattr(failure, "_base_exc", None)) is not None]
+    for error in raised:
+        if isinstance(error, Stopped):
+            return error
+    if len(raised) < len(failures) or not failures:
+        gone = [failure for failure in failures if not hasattr(failure, "_base_exc")]
+        return Lost(one_line(gone[0]) if gone else "a worker of the group is gone")
+    own = [error for error in raised if not any(words in str(error) for words in CUT_OFF)]
+    return own[0] if own else Lost(one_line(raised[0]))

@@ -1,14 +1,24 @@
-"""A cell trained by several workers is trained as by one, and goes on with fewer."""
+"""A cell trained by several workers is trained as by one."""
+
+import io
+import sys
 
 import pytest
+import ray
 import torch
+from rich.console import Console
 
 from harness.config import Cell
-from harness.errors import Stopped
+from harness.driver import run_grid
+from harness.errors import Lost, Stopped
+from harness.grid import parse
+from harness.parallel import cause
 from harness.ranks import Ranks, RankStepper
 from harness.step import PlainStepper, stepper
+from harness.store import Store
 from harness.stream import Source, steps
 from harness.train import make_optimiser, train
+from harness.work import run_cell
 from models.build import build
 
 MEMORY = 100 * 2**20
@@ -73,3 +83,63 @@ def test_what_learns_by_reading_is_not_shared():
     model = build("lookup", "tiny", 64)
     with pytest.raises(ValueError, match=r"run\.ranks: lookup learns by reading"):
         stepper(model, None, Cell(architecture="lookup"), ranks=Ranks(0, 2))
+
+
+class Wrapped(Exception):
+    """As Ray Train hands over what a worker raised."""
+
+    def __init__(self, error):
+        self._base_exc = error
+
+
+@pytest.mark.parametrize(
+    ("failures", "kind"),
+    [
+        ([Wrapped(RuntimeError("boom")), Wrapped(RuntimeError("Connection closed by peer"))], RuntimeError),
+        ([Wrapped(RuntimeError("Connection closed by peer")), RuntimeError("health check failed")], Lost),
+        ([Wrapped(RuntimeError("[gloo] Connection reset by peer"))], Lost),
+        ([Wrapped(Stopped("after step 3")), Wrapped(Stopped("after step 3"))], Stopped),
+        ([], Lost),
+    ],
+)
+def test_a_lost_worker_is_told_from_an_error(failures, kind):
+    assert type(cause(failures)) is kind
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """A head without CPUs, and two nodes of one CPU."""
+    from ray.cluster_utils import Cluster
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    ray.init(cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def losses(store, cell):
+    return [record["loss"] for record in store.curve(cell.id)]
+
+
+def carry_on(store):
+    return run_grid(parse(GRID, "parallel"), store, console=Console(file=io.StringIO()), carry=run_cell)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_train_as_one(two_nodes, tmp_path):
+    grid = parse(GRID, "parallel")
+    (cell,) = grid.cells
+    single = Store(str(tmp_path / "single")).open(create=True)
+    run_cell(cell, grid.evaluate(cell), grid.run(cell).model_copy(update={"ranks": 1}), single, "single")
+
+    pair = Store(str(tmp_path / "pair")).open(create=True)
+    outcome = carry_on(pair)
+    assert (outcome.done, outcome.failed) == (1, {})
+    assert losses(pair, cell) == pytest.approx(losses(single, cell), abs=1e-5)
+    assert [attempt["outcome"] for attempt in pair.attempts()] == ["done", "done"]  # trained, then evaluated
+    assert len(list(pair.rows(cell.id))) == len(list(single.rows(cell.id)))
