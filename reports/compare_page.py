@@ -10,11 +10,12 @@ from reports import figures, wording
 from reports.bar import bar
 from reports.compare import Comparison, Point, Side
 from reports.data import ReportData
+from reports.marks import marks
 from reports.markup import Markup, element, folded, fragment, table
 from reports.page import document
 from reports.pairs import probability, said
 from reports.parts import figure, note, panels, section
-from reports.significance import LEVEL
+from reports.significance import LEVEL, POWER
 from reports.view import View
 
 _TEXTS = {
@@ -23,6 +24,8 @@ _TEXTS = {
     "retrained": "Trained again, so the runs are compared: exact two-sided permutation test of how far every run "
     "reaches (rank sum), on the lengths both were tested at. Unfit runs count with what they reach.",
 }
+_OPEN = 30
+"""The most lines without a difference that are shown unasked."""
 
 
 def render(comparisons: Sequence[Comparison]) -> str:
@@ -39,7 +42,7 @@ def render(comparisons: Sequence[Comparison]) -> str:
             "main",
             element("div", [_verdict(comparison) for comparison in comparisons], id="verdict"),
             _curves(sides, everything),
-            [_tests(comparison) for comparison in comparisons],
+            [_tests(comparison, f"tests-{place}") for place, comparison in enumerate(comparisons, 1)],
         ),
     )
     return document(title, body)
@@ -58,8 +61,8 @@ def _verdict(comparison: Comparison) -> Markup:
     head = ["Changed", comparison.before.label, comparison.after.label]
     return element(
         "section",
-        element("h2", f"{comparison.after.label} against {comparison.before.label}"),
-        element("p", comparison.verdict, class_="verdict"),
+        element("h2", f"What moved: {_name(comparison)}"),
+        element("p", f"{comparison.verdict[:1].upper()}{comparison.verdict[1:]}.", class_="verdict"),
         table(head, changes, "changes") if changes else note("Nothing changed in configuration, versions or devices."),
         note("Not compared: ", wording.listed(comparison.alone, 12), ".") if comparison.alone else None,
     )
@@ -67,9 +70,9 @@ def _verdict(comparison: Comparison) -> Markup:
 
 def _curves(sides: Sequence[Side], everything: View) -> Markup:
     """A row of panels per task, setting and tool: each grid's curves beside those of the others."""
-    titles = dict.fromkeys((facet.title, facet.detail) for side in sides for facet in side.view.facets)
+    titles = {(facet.title, facet.detail): facet for side in sides for facet in side.view.facets}
     rows = []
-    for title, detail in titles:
+    for (title, detail), one in titles.items():
         drawn = []
         for side in sides:
             for facet in side.view.facets:
@@ -77,21 +80,27 @@ def _curves(sides: Sequence[Side], everything: View) -> Markup:
                 if (facet.title, facet.detail) == (title, detail) and points["accuracy"].count():
                     drawn.append(figure(side.label, detail, figures.curves(points, "accuracy", everything.looks)))
         if drawn:
-            rows += [element("h3", title, element("small", detail)), panels(drawn)]
+            rows.append(element("div", element("h3", title), panels(drawn), **marks(one.values)))
     text = (
         "Accuracy on random problems (whole trajectory exact, or the answer where there is no oracle), a line per run."
     )
     return section("curves", "Curves side by side", note(text), *rows)
 
 
-def _tests(comparison: Comparison) -> Markup:
+def _name(comparison: Comparison) -> str:
+    return f"{comparison.after.label} against {comparison.before.label}"
+
+
+def _tests(comparison: Comparison, id: str) -> Markup:
     """Every test, then how accuracies moved at every length."""
     shown = _points(comparison) if comparison.mode == "checkpoints" else _runs(comparison)
-    correction = f"All tests of these two grids are corrected together (Holm), at {LEVEL:.0%}."
-    name = f"{comparison.after.label} against {comparison.before.label}"
-    return element(
-        "section",
-        element("h2", f"Tests: {name}"),
+    correction = (
+        f"All tests of these two grids are corrected together (Holm), at {LEVEL:.0%}; a dash stands where so little "
+        "was seen that no outcome could have passed the correction."
+    )
+    return section(
+        id,
+        f"Tests: {_name(comparison)}",
         note(f"{_TEXTS[comparison.mode]} {correction}"),
         shown,
         _shifts(comparison),
@@ -120,20 +129,27 @@ def _runs(comparison: Comparison) -> Markup:
 
 
 def _points(comparison: Comparison) -> Markup:
-    def line(point: Point) -> list[object]:
+    def line(point: Point, last: str) -> list[object]:
         shares = " → ".join(wording.percent(right / point.problems, 1) for right in point.right)
         corrected = wording.NONE if point.adjusted is None else probability(point.adjusted)
         counts = [f"{point.problems:,}", shares, f"{point.lost:,}, {point.won:,}"]
-        return [point.title, *counts, probability(point.p), corrected, point.said]
+        return [point.title, *counts, probability(point.p), corrected, last]
 
-    head = ["Checkpoint and length", "Problems", "Right", "Lost, won", "p", "p, corrected", ""]
-    moved = [line(point) for point in comparison.points if point.outcome != "no difference"]
-    still = [line(point) for point in comparison.points if point.outcome == "no difference"]
-    rest = f"{wording.plural(len(still), 'point')} without a difference"
+    head = ["Checkpoint and length", "Problems", "Right", "Lost, won", "p", "p, corrected"]
+    moved = [line(point, point.said) for point in comparison.points if point.outcome != "no difference"]
+    still = [line(point, _smallest_fall(point)) for point in comparison.points if point.outcome == "no difference"]
+    rest = f"{wording.plural(len(still), 'point')} without a difference shown"
+    found = f"Smallest fall found (power {POWER:.0%})"
     return fragment(
-        table(head, moved, "numbers verdicts") if moved else None,
-        folded(rest, table(head, still, "numbers verdicts"), open=not moved) if still else None,
+        table([*head, "Now"], moved, "numbers") if moved else None,
+        folded(rest, table([*head, found], still, "numbers"), open=not moved and len(still) <= _OPEN)
+        if still
+        else None,
     )
+
+
+def _smallest_fall(point: Point) -> str:
+    return "none" if point.detectable is None else f"{100 * point.detectable:.0f} points"
 
 
 def _shifts(comparison: Comparison) -> Markup | None:

@@ -49,11 +49,12 @@ def decided(view: View) -> Markup | None:
     if not clear:
         texts.append("No difference between architectures is decided.")
     if open_ones:
-        sizes = min(pair.contrast.test.sizes for pair in open_ones)
+        fewest, *_, most = 2 * sorted(min(pair.contrast.test.sizes) for pair in open_ones)
+        runs = wording.plural(most, "run") if fewest == most else f"{fewest:,} to {most:,} runs"
         smallest = probability(min(pair.decision.reachable for pair in open_ones))
         texts.append(
             f"{len(open_ones)} of {wording.plural(len(every), 'comparison')} undecidable with "
-            f"{wording.plural(min(sizes), 'run')} a side (smallest p {smallest})."
+            f"{runs} a side (smallest p {smallest})."
         )
     return note(" ".join(texts), " ", element("a", "Details", href="#comparisons"))
 

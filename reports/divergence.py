@@ -54,10 +54,10 @@ def _class(row: dict[str, Any]) -> str:
 def _card(place: int, label: str, line: dict[str, Any], failure: Failure) -> Markup:
     row = failure.row
     where = f"seed {line['seed']}, " if line.get("seed") is not None else ""
-    margin = None if row["margin"] is None else f"{row['margin']:.3g}{' (near tie)' if row['near_tie'] else ''}"
+    margin = None if row["margin"] is None else f"{row['margin']:.3g}{', a near tie' if row['near_tie'] else ''}"
     facts = [
         ("Where", _where(row)),
-        ("Margin", margin),
+        ("Margin of logits", margin),
         ("Then", _ending(row)),
         ("Output", element("code", row["output"]) if row["output"] else None),
     ]

@@ -27,7 +27,7 @@ def failures(view: View) -> Markup | None:
         ]
         if drawn:
             parts.append(part(facet, panels(drawn, "panels small")))
-    text = "Share of problems by the class of their first error, seeds pooled, unfit runs left out."
+    text = "Share of the problems of every length by the class of their first error, seeds pooled, unfit runs left out."
     return section("failures", "How problems fail", note(text), _legend(pooled), *parts)
 
 

@@ -12,8 +12,8 @@ from reports.markup import Markup, element
 from reports.parts import architecture, by_architecture, note, part, section
 from reports.view import Facet, View
 
-_DARK = 0.55
-"""Share from which a cell is so dark that its number is white."""
+DARK = 0.77
+"""Share from which white reads better than black on the blue of the light theme; in the dark one both are light."""
 
 
 def heat(view: View) -> Markup | None:
@@ -57,7 +57,7 @@ def _share(line: dict[str, Any] | None, edge: bool) -> Markup:
     share = line["accuracy"]
     counts = f"length {line['length']:,}: {line['k']} of {line['of']} [{wording.span(line['low'], line['high'])}]"
     text, colour = wording.percent(share).removesuffix("%"), f"--share:{share:.3f}"
-    return _bordered("td", text, edge, "dark" if share >= _DARK else "light", title=counts, style=colour)
+    return _bordered("td", text, edge, "dark" if share >= DARK else "light", title=counts, style=colour)
 
 
 def _bordered(tag: str, text: str, edge: bool, class_: str | None = None, **attributes: object) -> Markup:

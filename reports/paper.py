@@ -75,7 +75,7 @@ def _theirs(claim: Claim) -> Markup | str:
     said = element("small", claim.said) if claim.said else None
     if claim.share is None:
         return claim.said
-    return fragment(f"{claim.trained} → {claim.at:,} ({wording.percent(claim.share)})", said)
+    return fragment(f"{claim.trained:,} → {claim.at:,} ({wording.percent(claim.share)})", said)
 
 
 def _best(own: pl.DataFrame, points: pl.DataFrame) -> Markup | str:

@@ -38,10 +38,12 @@ def robustness(view: View) -> Markup | None:
         "A verdict says of one problem whether the whole trajectory is exact. Here the same weights judged the same "
         "problems again, all lengths and problem sets together; the share has a 95% interval over problems. A flip is "
         "a near tie where the two best tokens were so close that another order of the same arithmetic may decide "
-        "otherwise. More ways to judge: run the grid with --set evaluate.precision=bf16, evaluate.mode=live or "
-        "evaluate.chunk=64 on the same store, then make this report again."
+        "otherwise. More ways to judge: run the grid with "
     )
-    return section("robustness", "Do verdicts hold when judged again?", note(text), *parts)
+    ways = ("--set evaluate.precision=bf16", "evaluate.mode=live", "evaluate.chunk=64")
+    first, second, third = (element("code", way) for way in ways)
+    told = note(text, first, ", ", second, " or ", third, " on the same store, then make this report again.")
+    return section("robustness", "Do verdicts hold when judged again?", told, *parts)
 
 
 def _flips(view: View) -> pl.DataFrame:

@@ -20,8 +20,9 @@ def search(view: View) -> Markup | None:
     decided = [item["record"] for item in found if item["record"]]
     rule = decided[0]["rule"] if decided else "nothing is decided yet"
     text = (
-        f"Every architecture got the same trials; the winner has {rule}. Trials were never evaluated on longer "
-        "problems, and the winners were trained again from fresh seeds: no trial is among the runs on this page."
+        f"Every architecture got the same trials; the winner has {rule}. Loss is in nats per token. Trials were never "
+        "evaluated on longer problems, and the winners were trained again from fresh seeds: no trial is among the "
+        "runs on this page."
     )
     head = ["For", "Chosen", "Among", "Validation exact", "Validation loss", "Failed trials"]
     whole = table(head, [_line(item) for item in found], "numbers")

@@ -94,7 +94,8 @@ def _replicates(fit: pl.DataFrame, points: pl.DataFrame) -> Markup | str:
         for cells in sets["cell"].to_list()
     ]
     most = max((float(one) for one in apart if isinstance(one, float)), default=None)
-    return fragment(f"{runs} differ by up to {wording.percent(most, 1)}", element("small", "at one length"))
+    points_apart = wording.NONE if most is None else f"{100 * most:.1f} points"
+    return fragment(f"{runs} differ by up to {points_apart}", element("small", "at one length"))
 
 
 def _width(column: str) -> pl.Expr:

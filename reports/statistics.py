@@ -101,4 +101,4 @@ def paper_reach(lengths: Sequence[int], accuracies: Sequence[float | None]) -> t
 def paper_cell(trained: int, lengths: Sequence[int], accuracies: Sequence[float | None]) -> str:
     """`n → m (p%)` as in the paper's tables: trained up to n, accuracy p at the last length m with p >= 5%."""
     best = paper_reach(lengths, accuracies)
-    return f"{trained} → none" if best is None else f"{trained} → {best[0]} ({100 * best[1]:.0f}%)"
+    return f"{trained:,} → none" if best is None else f"{trained:,} → {best[0]:,} ({100 * best[1]:.0f}%)"

@@ -31,8 +31,9 @@ def training(view: View) -> Markup | None:
     if not any(parts):
         return None
     text = (
-        "Mean cross-entropy on the model's own tokens against the real tokens seen (padding left out), a line per "
-        "seed; hover for steps. Budgets are equal where the tokens are: look at them before comparing architectures."
+        "Mean cross-entropy (in nats, as is the validation loss) on the model's own tokens against the real tokens "
+        "seen (padding left out), a line per seed; hover for steps. Budgets are equal where the tokens are: "
+        "look at them before comparing architectures."
     )
     return section("training", "Training", note(text), *parts)
 

@@ -43,8 +43,8 @@ def short(number: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes: 2048 -> 2.00 KiB."""
-    return NONE if count is None else _scaled(count, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
+    """Bytes, by powers of 1,000 as on the axes of the figures: 2048 -> 2.05 kB."""
+    return NONE if count is None else _scaled(count, 1000, (" B", " kB", " MB", " GB", " TB"))
 
 
 def duration(seconds: float | None) -> str:

@@ -112,6 +112,27 @@ def test_each_of_several_grids_is_compared_with_the_first():
     assert page.count('class="plot"') == 3
 
 
+def test_the_page_says_what_each_point_could_have_shown_and_folds_many_that_did_not_move():
+    before = side({("gru", 0): (20, 20, 18), ("lstm", 0): (20, 20, 20)})
+    page = render(compare([("a", before), ("b", before)]))
+    assert "<details open><summary>6 points without a difference shown" in page
+    assert ">Nothing moved beyond chance.<" in page
+    assert 'data-label="Smallest fall found (power 80%)">' in page
+    [found] = compare([("a", before), ("b", before)])
+    assert f">{100 * found.points[0].detectable:.0f} points<" in page
+    many = side(seeds("gru", *[(20, 20, 20)] * 11))
+    page = render(compare([("a", many), ("b", many)]))
+    assert "<details><summary>33 points without a difference shown" in page
+
+
+def test_the_contents_and_the_filters_know_the_parts_of_the_page():
+    good, bad = (20, 20, 20), (20, 3, 0)
+    grids = [side(seeds("gru", *[curve] * 5), weights=str(at)) for at, curve in enumerate((good, good, bad))]
+    page = render(compare(list(zip("abc", grids))))
+    assert all(f'<section id="{name}">' in page for name in ("curves", "tests-1", "tests-2"))
+    assert '<div data-task="addition" data-setting="direct"><h3>' in page
+
+
 def test_one_architecture_may_be_compared_with_another():
     before, after = side(seeds("gru", *[(20, 20, 20)] * 5)), side(seeds("mamba1", *[(20, 0, 0)] * 5))
     [found] = compare([("a", before), ("b", after)])

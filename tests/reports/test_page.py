@@ -339,7 +339,7 @@ def test_architectures_look_the_same_in_every_report_and_unlike_each_other():
         (wording.span(0.292, 1.0), "29–100%"),
         (wording.short(1234567), "1.23M"),
         (wording.short(999_999), "1.00M"),
-        (wording.size(2048), "2.00 KiB"),
+        (wording.size(2048), "2.05 kB"),
         (wording.size(768), "768 B"),
         (wording.duration(0.0034), "3.4 ms"),
         (wording.duration(75), "1 min 15 s"),

@@ -55,7 +55,9 @@ def test_with_three_runs_a_side_the_report_says_that_nothing_can_be_decided():
     assert "1 comparison undecidable with 3 runs a side: smallest p 0.10" in text
     assert "<table" not in text
     assert "1 of 1 comparison undecidable with 3 runs a side (smallest p 0.10)" in decided(view)
-    text = comparisons(study({"gru": [4] * 3, "mamba1": [16] * 3, "lstm": [8] * 2}))
+    view = study({"gru": [4] * 3, "mamba1": [16] * 3, "lstm": [8] * 2})
+    assert "3 of 3 comparisons undecidable with 2 to 3 runs a side (smallest p 0.10)" in decided(view)
+    text = comparisons(view)
     assert "1 comparison undecidable with 3 runs a side: smallest p 0.10" in text
     assert "2 comparisons undecidable with 2 and 3 runs: smallest p 0.20" in text
     assert "<table" not in text

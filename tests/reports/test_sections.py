@@ -6,7 +6,9 @@ import base64
 import gzip
 import io
 import json
+import re
 from dataclasses import replace
+from importlib import resources
 
 import polars as pl
 import pytest
@@ -16,7 +18,7 @@ from reports.costs import cost
 from reports.curves import curves
 from reports.data import ReportData, frame
 from reports.families import budgets, checkpoints, repeats
-from reports.heat import heat
+from reports.heat import DARK, heat
 from reports.page import render
 from reports.paper import paper
 from reports.provenance import run
@@ -82,6 +84,35 @@ def test_the_heat_map_has_every_run_and_length(demo):
     assert len(parsed.with_class("edge")) == rows + len(view.facets)
     assert "1 unfit" in parsed.text
     assert heat(View(replace(data, rows=data.rows.clear()))) is None
+
+
+def test_the_numbers_of_the_heat_map_can_be_read_at_every_share():
+    sheet = resources.files("reports")
+    colours = re.compile(r"(--\w+): light-dark\((#\w{6}), (#\w{6})\)")
+    found = [colours.findall(sheet.joinpath(name).read_text(encoding="utf-8")) for name in ("page.css", "heat.css")]
+    by_name = {name: shades for lines in found for name, *shades in lines}
+    for theme in (0, 1):
+        ink, raised, heat_ = (_rgb(by_name[name][theme]) for name in ("--ink", "--raised", "--heat"))
+        for percent in range(101):
+            paper = [one + (other - one) * percent / 100 for one, other in zip(raised, heat_)]
+            text = (255, 255, 255) if percent / 100 >= DARK else ink
+            assert _contrast(text, paper) >= 4, (theme, percent)
+
+
+def _rgb(colour):
+    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def _contrast(*colours):
+    """WCAG 2's ratio of two sRGB colours."""
+    light = [
+        sum(
+            weight * (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4)
+            for weight, part in zip((0.2126, 0.7152, 0.0722), [value / 255 for value in colour])
+        )
+        for colour in colours
+    ]
+    return (max(light) + 0.05) / (min(light) + 0.05)
 
 
 def test_costs_are_drawn_against_length_and_accuracy_against_costs(demo):
@@ -169,7 +200,7 @@ def test_the_spread_is_over_seeds_and_replicates_are_apart(plain):
     assert repeats(view.cells)["repeats"].n_unique() == 2
     text = Page(seeds(view)).text
     assert "gru 2 of 2 24 100% 100%" in text
-    assert "4 runs differ by up to 100.0% at one length" in text
+    assert "4 runs differ by up to 100.0 points at one length" in text
     same = again(plain, "again", replicate=1)
     assert "4 runs: the same weights 2 seeds" in Page(seeds(View(together(plain, same)))).text
     assert seeds(View(only(plain, pl.col("seed") == 0))) is None
@@ -255,7 +286,7 @@ def test_the_paper_stands_beside_ours_where_the_training_is_the_same(plain):
     assert "best of 2 runs 0% 0% at 32 –" in Page(paper(View(short))).text
     assert "Tables 1 and 2" not in text
     whole = replace(five, rows=five.rows.with_columns(pl.lit(True).alias("exact")))
-    assert "5 → 1000 (100%) best of 2 runs 100% 100% at 1,000 2 of 2" in Page(paper(View(whole))).text
+    assert "5 → 1,000 (100%) best of 2 runs 100% 100% at 1,000 2 of 2" in Page(paper(View(whole))).text
     localised = replace(five, cells=five.cells.with_columns(form=pl.lit("localised")))
     assert paper(View(localised)) is None
 
