@@ -20,11 +20,13 @@ def test_plan_prints_cells_points_parameters_tokens_and_flops(name, capsys):
     assert grid.file.title
     assert grid.file.description
     print_plan(grid, None)
-    *lines, total = capsys.readouterr().out.splitlines()
+    *lines, total, price = capsys.readouterr().out.splitlines()
     for column in ("cell", "to do", "parameters", "train tokens", "FLOPs", "evaluate tokens"):
         assert column in lines[0]
     points = sum(len(evaluate.lengths) * (1 + len(evaluate.stress)) for evaluate in map(grid.evaluate, grid.cells))
     assert f"{len(grid.cells)} of {len(grid.cells)} cells to train, {points} of {points} points" in total
+    assert price.startswith("takes ")
+    assert "from measured speeds" in price
     searches = [line for line in lines if line.startswith("search: ")]
     assert len(searches) == (len(choices(grid)) + 1 if grid.file.search else 0)
     listed = [line for line in lines[1:] if line not in searches]
