@@ -116,7 +116,7 @@ class Decoder:
         state: of so many rows; logits: float32 [R, V] after their last token; commits: their first token where it is
         decided already; left: tokens each may take; tools: their tools on the host; seeds: of their choices.
         """
-        index = torch.tensor(rows, device=self.device)
+        index = self._sent(rows)
         self.state = fill(self.state, index, state)
         logits = logits.float()
         for at, token in enumerate(commits):
@@ -143,11 +143,11 @@ class Decoder:
             room = self.reply.new_zeros(self.rows, max(longest, 2 * self.reply.shape[1]))
             room[:, : self.reply.shape[1]] = self.reply
             self.reply, self.graph = room, None
-        index = torch.tensor(rows, device=self.device)
+        index = self._sent(rows)
         padded = torch.zeros(len(rows), max(1, longest), dtype=torch.int64)
         for row, reply in enumerate(replies):
             padded[row, : len(reply)] = torch.tensor(reply, dtype=torch.int64)
-        self.reply[index, : padded.shape[1]] = padded.to(self.device)
+        self.reply[index, : padded.shape[1]] = self._moved(padded)
         sizes = self._sent([len(reply) for reply in replies])
         self.at[index], self.end[index] = 0, sizes
         left = self.left[index]
@@ -223,7 +223,10 @@ class Decoder:
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
     def _sent(self, values: Sequence[Any]) -> Tensor:
-        tensor = torch.tensor(values)
+        return self._moved(torch.tensor(values))
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """On the device, without waiting for what that is busy with."""
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _record(self) -> None:
