@@ -135,10 +135,10 @@ class _Rollouts:
             again, seat.last = bool(ids) and ids == seat.last, ids
             if seat.over:
                 self.places[row] = None
-            elif again:
-                circling.append(row)
             elif asks and count:  # else it was answered when it was seen to ask
                 asking.append((row, seat))
+            elif again:
+                circling.append(row)
         if asking:
             self.decoder.answer(
                 [row for row, _ in asking],
