@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORE ?= results
 STAMP := $(VENV)/.installed
 
-.PHONY: test-faults demo example-report pictures test test-slow lint clean
+.PHONY: test-long demo example-report pictures test test-slow lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m harness run demo --store $(STORE)
@@ -19,14 +19,14 @@ pictures: example-report
 
 # Two processes of one thread each; a file stays in one of them, so that tests share what they start.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not faults and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not gpu"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-# What clusters do to jobs, one fault at a time; wants an idle machine: see docs/reliability.md.
-test-faults: $(STAMP)
-	$(BIN)/python -m pytest -m "faults and not gpu"
+# What takes longer still, or wants an idle machine (docs/reliability.md); not in CI.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m "long and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -209,7 +209,7 @@ OTHERS = {
 
 
 @pytest.mark.ray
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("times", range(ROUNDS))
 @pytest.mark.parametrize("fault", [*KILLS, *OTHERS])
 def test_struck_once_all_rows_are_there(fault, times, nodes, store, undisturbed, tmp_path):
@@ -256,7 +256,7 @@ def until(condition, process, seconds=180):
 
 
 @pytest.mark.ray
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("times", range(ROUNDS))
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM], ids=["kill the driver", "SIGTERM with grace"])
 def test_the_driver_is_ended_and_the_next_goes_on(sent, times, nodes, store, undisturbed, tmp_path):
@@ -275,7 +275,7 @@ def test_the_driver_is_ended_and_the_next_goes_on(sent, times, nodes, store, und
 
 
 @pytest.mark.ray
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("times", range(ROUNDS))
 def test_two_drivers_on_one_grid_at_once(times, nodes, store, undisturbed):
     process = another_driver(nodes, store)
@@ -299,7 +299,7 @@ class Skewed:
 
 
 @pytest.mark.ray
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("times", range(ROUNDS))
 def test_a_clock_a_day_behind(times, nodes, store, undisturbed):
     outcome = carry_on(store, Skewed(), attempts=2)
@@ -310,7 +310,7 @@ def test_a_clock_a_day_behind(times, nodes, store, undisturbed):
 
 
 @pytest.mark.ray
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("times", range(ROUNDS))
 def test_rays_object_store_is_full(times, nodes, store, undisturbed):
     held = [ray.put(np.ones(10 * 2**20, np.uint8)) for _ in range(9)]
@@ -321,7 +321,7 @@ def test_rays_object_store_is_full(times, nodes, store, undisturbed):
 
 
 @pytest.mark.ray
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("times", range(ROUNDS))
 def test_a_full_disk_fails_cells_and_costs_no_row(times, nodes, undisturbed, tmp_path):
     disk = tmp_path / "disk"

@@ -130,7 +130,7 @@ def carry_on(store):
 
 
 @pytest.mark.ray
-@pytest.mark.faults
+@pytest.mark.long
 def test_two_workers_train_as_one(two_nodes, tmp_path):
     grid = parse(GRID, "parallel")
     (cell,) = grid.cells

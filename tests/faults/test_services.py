@@ -192,7 +192,7 @@ def local(tmp_path_factory):
     return carried(Store(str(tmp_path_factory.mktemp("local") / "store")).open(create=True))
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_the_first_writer_wins_on_s3(s3):
     store = Store(f"{s3}/race").open(create=True)
     assert store.create("a", b"1")
@@ -206,7 +206,7 @@ def test_the_first_writer_wins_on_s3(s3):
     assert not store.exists("nothing")
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_a_bucket_holds_what_a_folder_does(s3, local, capsys):
     far = carried(Store(f"{s3}/cells").open(create=True))
     assert rows_of(far) == rows_of(local)
@@ -220,7 +220,7 @@ def test_a_bucket_holds_what_a_folder_does(s3, local, capsys):
     assert all(name in ROWS for name in data.rows.columns)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.ray
 def test_the_command_runs_a_grid_on_s3_with_mlflow_on_postgresql(s3, mlflow_server, local, tmp_path):
     (tmp_path / "grid.yaml").write_text(GRID)
@@ -246,7 +246,7 @@ def runs(server, store):
     return {run.data.tags[CELL]: run.info.status for run in found if CELL in run.data.tags}
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("trouble", ["down", "slow"])
 def test_mlflow_goes_away_and_comes_back(trouble, mlflow_server, local, tmp_path, monkeypatch):
     """No cell waits for it; what it missed is made up for at the end, or by `mlflow sync`."""
@@ -276,7 +276,7 @@ def test_mlflow_goes_away_and_comes_back(trouble, mlflow_server, local, tmp_path
     assert runs(mlflow_server, store) == {cell.id: "FINISHED" for cell in grid().cells}
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_no_password_is_told(postgres, local):
     with pytest.raises(UserError, match=r"mlflow:\*\*\*@127") as told:
         sync(grid(), local, postgres.replace("psycopg2", "nodriver"))

@@ -105,8 +105,9 @@ def test_one_edge_left_unfixed_always_fails():
             assert not TASK.check(problem, output)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("length", [4, 16, 64])
+@pytest.mark.parametrize(
+    "length", [pytest.param(4, marks=pytest.mark.slow), *(pytest.param(n, marks=pytest.mark.long) for n in (16, 64))]
+)
 def test_500_code_bases_judged_alike_in_bubblewrap_and_virtual(box, length):
     """Each scripted agent's repair passes, one edge left unfixed fails, and both judges say so of every one."""
     rng = random.Random(1)

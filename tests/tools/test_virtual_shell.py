@@ -213,7 +213,7 @@ def broken(rng):
     return files
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [30, pytest.param(400, marks=pytest.mark.long)])
 def test_broken_programs_fail_as_in_cpython(box, count):
     rng, known, tried = random.Random(count), 0, 0
     while known < count:
