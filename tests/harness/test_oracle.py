@@ -152,7 +152,8 @@ def test_the_oracle_is_exact_from_length_1_to_the_longest_problems_of_the_paper(
         assert row["answer_right"]
         assert row["token_accuracy"] == 1.0
     stated = scenario.task.trajectory_length(problems(scenario.task, "evaluation", most, 1)[0], scenario.form)
-    assert scenario.setting != "interactive" or row["tokens"] == stated
+    if scenario.setting == "interactive":  # how many rounds a repair takes depends on the code base
+        assert stated == (None if scenario.task.name == "code_fix" else row["tokens"])
     print(f"{scenario.task.name} {scenario.setting} {scenario.form} {most}: {row['tokens']:,} tokens")
 
 
