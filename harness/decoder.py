@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.decide import dtype_of
+from harness.memory import sent
 from models.base import SequenceModel
 from models.decoding import decoding
 from models.state import State, fill, leaves
@@ -147,7 +148,7 @@ class Decoder:
         padded = torch.zeros(len(rows), max(1, longest), dtype=torch.int64)
         for row, reply in enumerate(replies):
             padded[row, : len(reply)] = torch.tensor(reply, dtype=torch.int64)
-        self.reply[index, : padded.shape[1]] = self._moved(padded)
+        self.reply[index, : padded.shape[1]] = sent(padded, self.device)
         sizes = self._sent([len(reply) for reply in replies])
         self.at[index], self.end[index] = 0, sizes
         left = self.left[index]
@@ -223,11 +224,7 @@ class Decoder:
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
     def _sent(self, values: Sequence[Any]) -> Tensor:
-        return self._moved(torch.tensor(values))
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """On the device, without waiting for what that is busy with."""
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+        return sent(torch.tensor(values), self.device)
 
     def _record(self) -> None:
         """Record a step. The kernels compile in steps in which no row takes part, so that nothing changes."""

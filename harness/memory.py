@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 SHARE = 0.4
 """Of the memory this process may use: the rest is for weights, one call's activations, and states that are copied."""
@@ -21,6 +21,11 @@ def take_gpu(share: float) -> str:
     if share < 1:
         torch.cuda.set_per_process_memory_fraction(share)
     return torch.cuda.get_device_name()
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copied to the device without waiting for what that is busy with."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def rows_that_fit(model: Any, tokens: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +19,7 @@ from harness.config import Cell
 from harness.decide import autocast
 from harness.errors import Diverged
 from harness.initial_states import InitialStates
+from harness.memory import sent
 from models.kernels.choose import fused
 
 if TYPE_CHECKING:
@@ -95,11 +96,7 @@ class PlainStepper:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         total, own = torch.zeros((), device=self.device), batch.own
-        for part in batch.parts:
-            for summed in self._losses(part):
-                loss = summed / own
-                loss.backward()
-                total += loss.detach()
+        backward((loss for part in batch.parts for loss in self._losses(part)), own, total)
         self.starts.turn()
         self.reduce(total)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cell.train.clip)
@@ -230,12 +227,12 @@ class GpuStepper:
             return
         if shape:
             self.seen[shape] += 1
-        inputs = tuple(self._sent(tensor) for tensor in arrays)
+        inputs = tuple(sent(tensor, self.device) for tensor in arrays)
         self._whole(lambda: self._loss(batch, inputs))
 
     def _capture(self, batch: Packed | Interleaved) -> _Graph:
         """The step as a graph; nothing runs yet. The gradients live in the graphs' common memory, and in no step."""
-        inputs = tuple(self._sent(tensor) for tensor in self._arrays(batch))
+        inputs = tuple(sent(tensor, self.device) for tensor in self._arrays(batch))
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
@@ -251,11 +248,7 @@ class GpuStepper:
         own = batch.own
         self.optimiser.zero_grad(set_to_none=True)
         self.loss.zero_()
-        for part in batch.parts:
-            for summed in self._losses(part):
-                loss = summed / own
-                loss.backward()
-                self.loss += loss.detach()
+        backward((loss for part in batch.parts for loss in self._losses(part)), own, self.loss)
         self.starts.turn()
         self._update()
 
@@ -263,8 +256,8 @@ class GpuStepper:
         if self.starts:
             yield from self.starts.losses(part, self.device)
             return
-        tokens = self._sent(part.tokens)
-        targets = self._sent(part.tokens.masked_fill(~part.own, IGNORED)[:, 1:].flatten())
+        tokens = sent(part.tokens, self.device)
+        targets = sent(part.tokens.masked_fill(~part.own, IGNORED)[:, 1:].flatten(), self.device)
         with autocast(self.device, self.cell.precision):
             logits = self.model.head(self.model.hidden(tokens[:, :-1])[0]).flatten(0, 1)
             loss = cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
@@ -291,9 +284,6 @@ class GpuStepper:
             features = self.model.interleaved(tokens, batch.sizes)
         return cross_entropy(self.model.head(features).float(), targets, ignore_index=IGNORED)
 
-    def _sent(self, tensor: Tensor) -> Tensor:
-        return tensor.pin_memory().to(self.device, non_blocking=True)
-
 
 @contextmanager
 def determinism(wanted: bool) -> Iterator[None]:
@@ -315,6 +305,15 @@ def largest_weight(model: Any) -> Tensor:
     """[]: infinite or NaN where any weight is."""
     weights = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
     return torch.nn.utils.get_total_norm(weights, torch.inf)
+
+
+def backward(losses: Iterable[Tensor], own: int, total: Tensor) -> None:
+    """Accumulate the gradients of summed losses over `own` tokens, of one before the next is made; their mean is added
+    to `total` in place."""
+    for summed in losses:
+        loss = summed / own
+        loss.backward()
+        total += loss.detach()
 
 
 def own_loss(model: Any, part: Part, device: torch.device) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from harness.ahead import Helpers, in_thread
 from harness.decide import autocast, decide
+from harness.memory import sent
 from harness.pieces import Round, rounds
 from models.base import SequenceModel
 from models.state import clone, leaves, take
@@ -100,9 +101,9 @@ def verify(
     pending: deque[_Done] = deque()
     for made, tokens, own in _loaded(scenario, problems, chunk, device, helpers):
         if made.kept is not None:
-            compare.take(_sent(torch.tensor(made.kept), device))
+            compare.take(sent(torch.tensor(made.kept), device))
         ragged = min(made.lengths) < tokens.shape[1]
-        lengths = _sent(torch.tensor(made.lengths), device) if ragged else None
+        lengths = sent(torch.tensor(made.lengths), device) if ragged else None
         before = compare.before() if keep else None
         pending.append(_read_later(made, before, compare(tokens, own, lengths)))
         if len(pending) > (LAG if device.type == "cuda" else 0):
@@ -214,11 +215,6 @@ def _loaded(
 def _pinned(streamed: Iterator[Round]) -> Iterator[tuple[Round, Tensor, Tensor]]:
     for made in streamed:
         yield made, torch.from_numpy(made.tokens).pin_memory(), torch.from_numpy(made.own).pin_memory()
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copied to the device without waiting for what it is busy with."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _choices(model: Any, tokens: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, Tensor, Any]:

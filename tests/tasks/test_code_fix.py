@@ -7,8 +7,7 @@ import pytest
 
 from tasks.code_fix import CodeFix, code_base, needing, printed, written
 from tasks.scenario import Scenario
-from tools import sandbox
-from tools.sandbox import Bubblewrap, Limits, SandboxUnavailable
+from tools.sandbox import Limits
 from tools.text import read
 from tools.virtual_shell import VirtualShell
 
@@ -17,13 +16,8 @@ SETTINGS = ("interactive", "single_turn")
 
 
 @pytest.fixture(scope="module")
-def box():
-    made = Bubblewrap(Limits(seconds=20))
-    try:
-        sandbox.trusted(made)
-    except SandboxUnavailable as error:
-        pytest.skip(str(error))
-    return made
+def box(trusted):
+    return trusted(Limits(seconds=20))
 
 
 def drawn(length, count, seed=0):

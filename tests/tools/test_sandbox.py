@@ -18,13 +18,8 @@ LIMITS = Limits(seconds=8, memory=200 * MIB, processes=24, file=4 * MIB, folder=
 
 
 @pytest.fixture(scope="module")
-def box():
-    made = Bubblewrap(LIMITS)
-    try:
-        sandbox.trusted(made)
-    except SandboxUnavailable as error:
-        pytest.skip(str(error))
-    return made
+def box(trusted):
+    return trusted(LIMITS)
 
 
 def python(box, code, **files):
