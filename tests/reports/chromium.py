@@ -49,3 +49,15 @@ def drawn(browser: Any) -> None:
 def complaints(browser: Any) -> list[dict[str, Any]]:
     """What the console has said since it was last asked, and was no mere note."""
     return [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def clicked(browser: Any, element: Any) -> None:
+    """Click an element once it rests in view: figures above it that are drawn again move it meanwhile."""
+    place = "arguments[0].scrollIntoView({block: 'center'}); const at = arguments[0].getBoundingClientRect();"
+    place += " return [at.x, at.y, window.scrollY]"
+    deadline, before = time.monotonic() + 30, None
+    while (now := browser.execute_script(place, element)) != before:
+        assert time.monotonic() < deadline, "it never rests"
+        before = now
+        time.sleep(0.2)
+    element.click()

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from reports.page import render
-from tests.reports.chromium import complaints, drawn
+from tests.reports.chromium import clicked, complaints, drawn
 from tests.reports.test_pairs import study
 
 pytestmark = pytest.mark.browser
@@ -207,9 +207,9 @@ def test_the_viewer_steps_and_jumps(opened, demo):
     thoughts = [token for token in first.oracle.tokens[1:] if token.isdigit()]
     assert [cell.rstrip("¹²") for cell in cells("oracle")][5:] == thoughts
     assert "only its first tokens are kept" in viewer.text
-    viewer.find_element("css selector", "[data-go=back]").click()
+    clicked(opened, viewer.find_element("css selector", "[data-go=back]"))
     assert place() == at + 2
-    viewer.find_element("css selector", f"th[data-offset='{at}']").click()
+    clicked(opened, viewer.find_element("css selector", f"th[data-offset='{at}']"))
     assert place() == at
     viewer.find_element("css selector", "input[type=range]").send_keys(Keys.ARROW_RIGHT)
     assert place() == at + 1
