@@ -55,8 +55,10 @@ class Blocks:
     warps: int = 4
     scan_warps: int = 4
     stages: int = 4
-    early: bool = False
-    """Kernels are launched while the one before still runs (programmatic dependent launch, Hopper and later)."""
+    early: tuple[int, int, int, int] | None = None
+    """Kernels are launched while the one before still runs and fetch what does not depend on it (programmatic dependent
+    launch, Hopper and later): whether enter, select, scan and leave let the next one begin with them (1), after their
+    products (2) or when they end (0). None: one after another."""
 
 
 def mamba1_step(model: Any, rows: int, dtype: torch.dtype) -> Mamba1Step | None:
@@ -82,7 +84,7 @@ def blocks(rows: int, d_model: int, inner: int) -> Blocks:
         splits=next(parts for parts in ((6, 4, 3, 2, 1) if rows <= 64 else (2, 1)) if inner % (parts * deep) == 0),
         scan=(16, _divisor(inner, 16)),
         leave=(min(tall, 32), _divisor(d_model, 16 if few else 32), deep),
-        early=few,
+        early=(1, 1, 1, 1) if few else None,
     )
 
 
@@ -108,7 +110,7 @@ class Mamba1Step:
         self.head = (model.logits.weight * model.norm.weight).to(dtype)
         self.tiles = tiles or blocks(rows, self.d_model, self.inner)
         if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
-            self.tiles = replace(self.tiles, early=False)
+            self.tiles = replace(self.tiles, early=None)
         self.width = self.rank + 2 * self.N
 
         def buffer(*shape: int, kind: torch.dtype = torch.float32) -> Tensor:
@@ -124,40 +126,42 @@ class Mamba1Step:
         tiles, rows, parts, size, inner = self.tiles, self.rows, len(self.squares), self.d_model, self.inner
         residual, low, squares, selected = self.residual, self.low, self.squares, self.selected
         x, gate, y, live = self.x, self.gate, self.y, live.view(torch.uint8)
-        early = {"EARLY": tiles.early, **({"launch_pdl": True} if tiles.early else {})}
+        pdl = {"EARLY": tiles.early is not None, **({"launch_pdl": True} if tiles.early else {})}
+        entered, chosen, scanned, left = tiles.early or (0, 0, 0, 0)
         tall, wide, depth = tiles.leave
         _embed[(triton.cdiv(rows, tall), parts)](
             tokens, self.embedding, state.position, live, residual, low, squares, rows, size,
-            ROWS=tall, COLUMNS=wide, **early,
+            ROWS=tall, COLUMNS=wide, LETS=1, **pdl,
         )  # fmt: skip
         for layer, memory in zip(self.layers, state.layers, strict=True):
             high, broad, thick = tiles.enter
             _enter[(triton.cdiv(rows, high), 2 * inner // broad)](
                 low, layer.enter, squares, self.eps, layer.taps, layer.conv_bias, memory.conv, x, gate, live,
                 rows, inner, SIZE=size, PARTS=parts, PARTS2=triton.next_power_of_2(parts), TAPS=layer.taps.shape[1],
-                ROWS=high, COLUMNS=broad, DEPTH=thick, num_warps=tiles.warps, num_stages=tiles.stages, **early,
+                ROWS=high, COLUMNS=broad, DEPTH=thick, LETS=entered,
+                num_warps=tiles.warps, num_stages=tiles.stages, **pdl,
             )  # fmt: skip
             _select[(triton.cdiv(rows, tiles.select[0]), tiles.splits)](
                 x, layer.select, selected, rows, self.width, INNER=inner, SPAN=inner // tiles.splits,
                 ROWS=tiles.select[0], COLUMNS=max(16, triton.next_power_of_2(self.width)), DEPTH=tiles.select[1],
-                num_warps=tiles.warps, num_stages=3, **early,
+                LETS=chosen, num_warps=tiles.warps, num_stages=3, **pdl,
             )  # fmt: skip
             _scan[(triton.cdiv(rows, tiles.scan[0]), inner // tiles.scan[1])](
                 x, gate, selected, layer.steps, layer.steps_bias, layer.A, layer.D, memory.ssm, y, live,
                 rows, inner, RANK=self.rank, RANKS=max(16, triton.next_power_of_2(self.rank)), N=self.N,
                 NS=triton.next_power_of_2(self.N), SPLITS=tiles.splits, ROWS=tiles.scan[0], CHANNELS=tiles.scan[1],
-                num_warps=tiles.scan_warps, **early,
+                LETS=scanned, num_warps=tiles.scan_warps, **pdl,
             )  # fmt: skip
             _leave[(triton.cdiv(rows, tall), parts)](
                 y, layer.leave, residual, low, squares, rows, size, INNER=inner,
-                ROWS=tall, COLUMNS=wide, DEPTH=depth, num_warps=tiles.warps, num_stages=tiles.stages, **early,
+                ROWS=tall, COLUMNS=wide, DEPTH=depth, LETS=left, num_warps=tiles.warps, num_stages=tiles.stages, **pdl,
             )  # fmt: skip
         vocabulary = len(self.head)
         columns = min(64, max(16, triton.next_power_of_2(vocabulary)))
         _head[(triton.cdiv(rows, 16), triton.cdiv(vocabulary, columns))](
             low, self.head, squares, self.eps, scores, live, rows, vocabulary, SIZE=size, PARTS=parts,
             PARTS2=triton.next_power_of_2(parts), ROWS=16, COLUMNS=columns, DEPTH=_divisor(size, 128),
-            num_warps=4, num_stages=3, **early,
+            LETS=1, num_warps=4, num_stages=3, **pdl,
         )  # fmt: skip
         return state
 
@@ -182,19 +186,39 @@ def _layer(block: Any, dtype: torch.dtype) -> Layer:
 
 
 @triton.jit
-def _begun(EARLY: tl.constexpr):
-    """Wait for the kernel before, and let the next one be launched, which will wait for this one."""
+def _fetch(weight, c, start, keep, STRIDE: tl.constexpr, SPAN: tl.constexpr, EARLY: tl.constexpr):
+    """Have SPAN entries from `start` on of these columns of weights on their way to the L2 cache."""
+    if EARLY:
+        BYTES: tl.constexpr = SPAN * weight.dtype.element_ty.primitive_bitwidth // 8
+        tl.inline_asm_elementwise(
+            "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r",
+            [weight + tl.where(keep, c, 0) * STRIDE + start, tl.full(c.shape, BYTES, tl.int32)],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@triton.jit
+def _waits(EARLY: tl.constexpr, LETS: tl.constexpr):
+    """Wait for the kernel before."""
     if EARLY:
         tl.extra.cuda.gdc_wait()
+        if LETS == 1:
+            tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def _lets(EARLY: tl.constexpr, LETS: tl.constexpr):
+    """Let the next kernel be launched, which will wait for this one."""
+    if EARLY and LETS == 2:
         tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
 def _embed(
     tokens, table, position, live, residual, low, squares, rows, size,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr, LETS: tl.constexpr,
 ):  # fmt: skip
-    _begun(EARLY)
+    _waits(EARLY, LETS)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     keep = r < rows
@@ -223,21 +247,33 @@ def _scale(squares, eps, r, keep, rows, SIZE: tl.constexpr, PARTS: tl.constexpr,
 
 
 @triton.jit
+def _product(
+    a, weight, sum, r, c, keep, known, start,
+    STRIDE: tl.constexpr, SPAN: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """sum + a[r, start:start + SPAN] @ weight[c, start:start + SPAN].T, both of STRIDE entries a row."""
+    k = start + tl.arange(0, DEPTH)
+    for at in range(0, SPAN, DEPTH):
+        x = tl.load(a + r[:, None] * STRIDE + (at + k)[None, :], mask=keep[:, None], other=0.0)
+        w = tl.load(weight + c[None, :] * STRIDE + (at + k)[:, None], mask=known[None, :], other=0.0)
+        sum = dot(x, w, sum)
+    return sum
+
+
+@triton.jit
 def _enter(
     low, weight, squares, eps, taps, bias, conv, x, gate, live, rows, inner,
     SIZE: tl.constexpr, PARTS: tl.constexpr, PARTS2: tl.constexpr, TAPS: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr, LETS: tl.constexpr,
 ):  # fmt: skip
-    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    k = tl.arange(0, DEPTH)
-    keep = r < rows
+    keep, known = r < rows, c < 2 * inner
+    _fetch(weight, c, 0, known, SIZE, SIZE, EARLY)
+    _waits(EARLY, LETS)
     sum = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for at in range(0, SIZE, DEPTH):
-        a = tl.load(low + r[:, None] * SIZE + (at + k)[None, :], mask=keep[:, None], other=0.0)
-        w = tl.load(weight + c[None, :] * SIZE + (at + k)[:, None])
-        sum = dot(a, w, sum)
+    sum = _product(low, weight, sum, r, c, keep, known, 0, SIZE, SIZE, DEPTH)
+    _lets(EARLY, LETS)
     sum *= _scale(squares, eps, r, keep, rows, SIZE, PARTS, PARTS2)[:, None]
     if tl.program_id(1) * COLUMNS < inner:
         moves = keep & (tl.load(live + r, mask=keep, other=0) != 0)
@@ -260,29 +296,27 @@ def _enter(
 def _select(
     x, weight, selected, rows, width,
     INNER: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-    EARLY: tl.constexpr,
+    EARLY: tl.constexpr, LETS: tl.constexpr,
 ):  # fmt: skip
     """The part of the product that comes from SPAN channels."""
-    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    c, k = tl.arange(0, COLUMNS), tl.program_id(1) * SPAN + tl.arange(0, DEPTH)
-    keep = r < rows
+    c, start = tl.arange(0, COLUMNS), tl.program_id(1) * SPAN
+    keep, known = r < rows, c < width
+    _fetch(weight, c, start, known, INNER, SPAN, EARLY)
+    _waits(EARLY, LETS)
     sum = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for at in range(0, SPAN, DEPTH):
-        a = tl.load(x + r[:, None] * INNER + (at + k)[None, :], mask=keep[:, None], other=0.0)
-        w = tl.load(weight + c[None, :] * INNER + (at + k)[:, None], mask=(c < width)[None, :], other=0.0)
-        sum = dot(a, w, sum)
+    sum = _product(x, weight, sum, r, c, keep, known, start, INNER, SPAN, DEPTH)
+    _lets(EARLY, LETS)
     place = (tl.program_id(1) * rows + r)[:, None] * width + c[None, :]
-    tl.store(selected + place, sum, mask=keep[:, None] & (c < width)[None, :])
+    tl.store(selected + place, sum, mask=keep[:, None] & known[None, :])
 
 
 @triton.jit
 def _scan(
     x, gate, selected, steps, bias, A, D, state, y, live, rows, inner,
     RANK: tl.constexpr, RANKS: tl.constexpr, N: tl.constexpr, NS: tl.constexpr, SPLITS: tl.constexpr,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr, EARLY: tl.constexpr, LETS: tl.constexpr,
 ):  # fmt: skip
-    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     n, k = tl.arange(0, NS), tl.arange(0, RANKS)
@@ -290,6 +324,9 @@ def _scan(
     held = (c[None, :, None] + r[:, None, None] * inner) * N + n[None, None, :]
     there = keep[:, None, None] & (n < N)[None, None, :]
     h = tl.load(state + held, mask=there, other=0.0)  # first: everything else is found while it is under way
+    decay = tl.load(A + c[:, None] * N + n[None, :], mask=(n < N)[None, :], other=0.0)
+    w = tl.load(steps + c[None, :] * RANK + k[:, None], mask=(k < RANK)[:, None], other=0.0)
+    _waits(EARLY, LETS)
     low = tl.zeros((ROWS, RANKS), dtype=tl.float32)
     B = tl.zeros((ROWS, NS), dtype=tl.float32)
     C = tl.zeros((ROWS, NS), dtype=tl.float32)
@@ -299,13 +336,12 @@ def _scan(
         some = keep[:, None] & (n < N)[None, :]
         B += tl.load(row + RANK + n[None, :], mask=some, other=0.0)
         C += tl.load(row + RANK + N + n[None, :], mask=some, other=0.0)
-    w = tl.load(steps + c[None, :] * RANK + k[:, None], mask=(k < RANK)[:, None], other=0.0)
     delta = dot(low.to(w.dtype), w, tl.zeros((ROWS, CHANNELS), dtype=tl.float32)) + tl.load(bias + c)[None, :]
     delta = tl.where(delta > 20, delta, tl.log(1 + tl.exp(tl.minimum(delta, 20.0))))
     place = r[:, None] * inner + c[None, :]
     u = tl.load(x + place, mask=keep[:, None], other=0.0).to(tl.float32)
     g = tl.load(gate + place, mask=keep[:, None], other=0.0).to(tl.float32)
-    decay = tl.load(A + c[:, None] * N + n[None, :], mask=(n < N)[None, :], other=0.0)
+    _lets(EARLY, LETS)
     h = h * tl.exp2(delta[:, :, None] * decay[None, :, :]) + (delta * u)[:, :, None] * B[:, None, :]
     moves = there & (tl.load(live + r, mask=keep, other=0) != 0)[:, None, None]
     tl.store(state + held, h, mask=moves)
@@ -317,17 +353,16 @@ def _scan(
 def _leave(
     y, weight, residual, low, squares, rows, size,
     INNER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr,
+    LETS: tl.constexpr,
 ):  # fmt: skip
-    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    k = tl.arange(0, DEPTH)
-    keep = r < rows
+    keep, known = r < rows, c < size
+    _fetch(weight, c, 0, known, INNER, INNER, EARLY)
     sum = tl.load(residual + r[:, None] * size + c[None, :], mask=keep[:, None], other=0.0)
-    for at in range(0, INNER, DEPTH):
-        a = tl.load(y + r[:, None] * INNER + (at + k)[None, :], mask=keep[:, None], other=0.0)
-        w = tl.load(weight + c[None, :] * INNER + (at + k)[:, None])
-        sum = dot(a, w, sum)
+    _waits(EARLY, LETS)
+    sum = _product(y, weight, sum, r, c, keep, known, 0, INNER, INNER, DEPTH)
+    _lets(EARLY, LETS)
     _handed_on(sum, residual, low, squares, r, c, keep, rows, size)
 
 
@@ -335,18 +370,14 @@ def _leave(
 def _head(
     low, weight, squares, eps, scores, live, rows, vocabulary,
     SIZE: tl.constexpr, PARTS: tl.constexpr, PARTS2: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr, LETS: tl.constexpr,
 ):  # fmt: skip
-    _begun(EARLY)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    k = tl.arange(0, DEPTH)
-    keep = r < rows
+    keep, known = r < rows, c < vocabulary
+    _waits(EARLY, LETS)
     sum = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for at in range(0, SIZE, DEPTH):
-        a = tl.load(low + r[:, None] * SIZE + (at + k)[None, :], mask=keep[:, None], other=0.0)
-        w = tl.load(weight + c[None, :] * SIZE + (at + k)[:, None], mask=(c < vocabulary)[None, :], other=0.0)
-        sum = dot(a, w, sum)
+    sum = _product(low, weight, sum, r, c, keep, known, 0, SIZE, SIZE, DEPTH)
     sum *= _scale(squares, eps, r, keep, rows, SIZE, PARTS, PARTS2)[:, None]
     moves = keep & (tl.load(live + r, mask=keep, other=0) != 0)
-    tl.store(scores + r[:, None] * vocabulary + c[None, :], sum, mask=moves[:, None] & (c < vocabulary)[None, :])
+    tl.store(scores + r[:, None] * vocabulary + c[None, :], sum, mask=moves[:, None] & known[None, :])
