@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from harness.cluster import Shape, fits
 from harness.config import Run
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ASK_SECONDS = 0.5
+ROOM_SECONDS = 5.0
+"""After so long without room for a group, the nodes are counted again."""
 CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL communicator was aborted")
 """What workers say whose fellow is gone."""
 Report = Callable[[dict[str, Any]], None]
@@ -74,13 +77,14 @@ class Work:
 def train_in_parallel(cell: Resolved, run: Run, store: Store, report: Report, stop: Callable[[], bool]) -> None:
     """Train the cell with `run.ranks` workers, or with as many as there is room for, and publish its weights.
 
-    `report` has to be one that can be sent to another process. Raises Stopped as `train` does, Lost when a worker was
-    lost, and what else goes wrong in one of them.
+    `report` has to be one that can be sent to another process. Waits until there is room for one. Raises Stopped as
+    `train` does, Lost when a worker was lost, and what else goes wrong in one of them.
     """
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    count = max(1, min(run.ranks, sum(fits(node, Shape.of_a_rank(run)) for node in ray.nodes() if node["Alive"])))
+    resources = {"CPU": run.cpus, **({"GPU": run.gpus} if run.gpus else {})}
+    count = members(run, resources, stop)
     flag = ray.remote(num_cpus=0)(Flag).remote()
     folder = f"{store.url}/ray-train" if store.local else tempfile.mkdtemp()
     trainer = TorchTrainer(
@@ -89,11 +93,13 @@ def train_in_parallel(cell: Resolved, run: Run, store: Store, report: Report, st
         scaling_config=train.ScalingConfig(
             num_workers=count,
             use_gpu=bool(run.gpus),
-            resources_per_worker={"CPU": run.cpus, **({"GPU": run.gpus} if run.gpus else {})},
+            resources_per_worker=resources,
             **({"label_selector": dict(run.labels)} if run.labels else {}),
         ),
         torch_config=TorchConfig(backend="nccl" if run.gpus else "gloo"),
-        run_config=train.RunConfig(storage_path=folder, failure_config=train.FailureConfig(max_failures=0)),
+        run_config=train.RunConfig(
+            storage_path=folder, failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0)
+        ),
     )
     try:
         with passed_on(stop, flag):
@@ -105,6 +111,24 @@ def train_in_parallel(cell: Resolved, run: Run, store: Store, report: Report, st
     finally:
         ray.kill(flag)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def members(run: Run, resources: dict[str, float], stop: Callable[[], bool]) -> int:
+    """How many workers there is room for, `run.ranks` at most, once they can be placed. Raises Stopped.
+
+    A node that is lost counts as alive for a while, and Ray Train would wait for ever for its share of a group.
+    """
+    while not stop():
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        count = max(1, min(run.ranks, sum(fits(node, Shape.of_a_rank(run)) for node in alive)))
+        labels = [dict(run.labels)] * count if run.labels else None
+        group = placement_group([resources] * count, bundle_label_selector=labels)
+        try:
+            if group.wait(ROOM_SECONDS):
+                return count
+        finally:
+            remove_placement_group(group)
+    raise Stopped("stopped before there was room for it")
 
 
 def one_rank(config: dict[str, Any]) -> None:

@@ -1,12 +1,16 @@
 """A cell trained by several workers is trained as by one."""
 
 import io
+import os
+import signal
 import sys
+from contextlib import suppress
 
 import pytest
 import ray
 import torch
 from rich.console import Console
+from torch.distributed import get_world_size
 
 from harness.config import Cell
 from harness.driver import run_grid
@@ -24,7 +28,7 @@ from models.build import build
 MEMORY = 100 * 2**20
 GRID = """
 name: parallel
-base: {architecture: gru, train: {max_length: 2, steps: 60, batch: 16, validation: 8}}
+base: {architecture: gru, train: {max_length: 2, steps: 40, batch: 8, validation: 8}}
 axes: {seed: [0]}
 evaluate: {lengths: [1, 2], problems: 4}
 run: {ranks: 2, gpus: 0, checkpoint_seconds: 0.0001}
@@ -125,21 +129,75 @@ def losses(store, cell):
     return [record["loss"] for record in store.curve(cell.id)]
 
 
-def carry_on(store):
-    return run_grid(parse(GRID, "parallel"), store, console=Console(file=io.StringIO()), carry=run_cell)
+def carry_on(store, carry=run_cell):
+    return run_grid(parse(GRID, "parallel"), store, console=Console(file=io.StringIO()), carry=carry)
+
+
+class Told:
+    """What the first worker reports, kept in a file with the number of workers; at step 20 its node dies, once."""
+
+    def __init__(self, report, folder):
+        self.report, self.folder = report, folder
+
+    def __call__(self, event):
+        self.report(event)
+        if event["phase"] != "training":
+            return
+        step = event["curve"][-1]["step"]
+        with open(self.folder / "told", "a") as file:
+            file.write(f"{get_world_size()} {step}\n")
+        if step >= 20:
+            with suppress(FileExistsError):
+                open(self.folder / "struck", "x").close()
+                os.kill(os.getppid(), signal.SIGKILL)  # a worker's parent is its raylet
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+class LosesANode:
+    """The work of a cell, its first worker and that one's node killed in the middle."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, cell, evaluate, run, store, attempt, report, stop):
+        run_cell(cell, evaluate, run, store, attempt, Told(report, self.folder), stop)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """A store with the cell, trained by one worker without Ray."""
+    grid, store = parse(GRID, "parallel"), Store(str(tmp_path_factory.mktemp("single") / "store")).open(create=True)
+    (cell,) = grid.cells
+    run_cell(cell, grid.evaluate(cell), grid.run(cell).model_copy(update={"ranks": 1}), store, "single")
+    return store
 
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_two_workers_train_as_one(two_nodes, tmp_path):
-    grid = parse(GRID, "parallel")
-    (cell,) = grid.cells
-    single = Store(str(tmp_path / "single")).open(create=True)
-    run_cell(cell, grid.evaluate(cell), grid.run(cell).model_copy(update={"ranks": 1}), single, "single")
-
+def test_two_workers_train_as_one(two_nodes, single, tmp_path):
+    (cell,) = parse(GRID, "parallel").cells
     pair = Store(str(tmp_path / "pair")).open(create=True)
     outcome = carry_on(pair)
     assert (outcome.done, outcome.failed) == (1, {})
     assert losses(pair, cell) == pytest.approx(losses(single, cell), abs=1e-5)
     assert [attempt["outcome"] for attempt in pair.attempts()] == ["done", "done"]  # trained, then evaluated
+    assert len(list(pair.rows(cell.id))) == len(list(single.rows(cell.id)))
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_when_one_of_two_workers_is_killed_with_its_node_the_other_goes_on_alone(two_nodes, single, tmp_path):
+    """The last test of this cluster: it takes a node away."""
+    (cell,) = parse(GRID, "parallel").cells
+    pair = Store(str(tmp_path / "pair")).open(create=True)
+    outcome = carry_on(pair, LosesANode(tmp_path))
+    assert (outcome.done, outcome.failed) == (1, {})
+    assert sorted(attempt["outcome"] for attempt in pair.attempts()) == ["done", "done", "lost"]
+    told = [tuple(map(int, line.split())) for line in (tmp_path / "told").read_text().splitlines()]
+    before = [step for workers, step in told if workers == 2]
+    after = [step for workers, step in told if workers == 1]
+    assert before + after == [step for _, step in told]
+    assert before
+    assert before[0] < after[0] <= before[-1], "it did not go on from the last checkpoint"
+    assert losses(pair, cell) == pytest.approx(losses(single, cell), abs=1e-5)
     assert len(list(pair.rows(cell.id))) == len(list(single.rows(cell.id)))
