@@ -332,7 +332,7 @@ class Driver:
         for attempt in self.unfinished.pop(cell, []):
             reason = f"nothing was heard of it when attempt {successor} began"
             with self._store_may_fail():
-                self.store.end_attempt(attempt, {"ended": now(), "outcome": "lost", "reason": reason})
+                self.store.presume_ended(attempt, {"ended": now(), "outcome": "lost", "reason": reason})
 
     def _heard(self, slot: Slot) -> None:
         """A worker is ready, has ended its cell, or is gone."""
@@ -391,7 +391,7 @@ class Driver:
         record = {"outcome": ended.outcome, "reason": ended.reason, "traceback": ended.traceback}
         with self._store_may_fail():
             self.store.begin_attempt(attempt, {"cell": task.cell.id, "started": now()})
-            self.store.end_attempt(attempt, {"ended": now(), **record})
+            self.store.presume_ended(attempt, {"ended": now(), **record})
 
     @contextmanager
     def _store_may_fail(self) -> Iterator[None]:

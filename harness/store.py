@@ -290,7 +290,11 @@ class Store:
         self.create(f"ledger/{attempt}.start.json", json.dumps(record).encode())
 
     def end_attempt(self, attempt: str, record: dict[str, Any]) -> None:
-        """Say how an attempt ended; only the first word counts."""
+        """The attempt itself says how it ended, whatever was said of it meanwhile."""
+        self.write(f"ledger/{attempt}.end.json", json.dumps(record).encode())
+
+    def presume_ended(self, attempt: str, record: dict[str, Any]) -> None:
+        """Somebody else says how an attempt ended; what is known stands."""
         self.create(f"ledger/{attempt}.end.json", json.dumps(record).encode())
 
     def attempts(self, cells: set[str] | None = None) -> list[dict[str, Any]]:

@@ -21,78 +21,122 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from harness import work, worker
+from harness import driver, work, worker
 from harness.driver import run_grid
 from harness.grid import parse
+from harness.plan import print_status
+from harness.schema import ROWS
+from harness.step import PlainStepper
 from harness.store import Store
 from harness.work import run_cell
 
-GRID = """
+STEPS = 20
+GRID = f"""
 name: faults
-base: {architecture: gru, train: {max_length: 2, steps: 40, batch: 16, validation: 8}}
-axes: {setting: [interactive, direct], seed: [0]}
-evaluate: {lengths: [1, 2, 4], problems: 8, rollout_max: 2}
-run: {workers: 1, gpus: 0, checkpoint_seconds: 0.0001}
+base: {{architecture: gru, train: {{max_length: 2, steps: {STEPS}, batch: 4, validation: 4}}}}
+axes: {{setting: [interactive, direct], seed: [0]}}
+evaluate: {{lengths: [1, 2, 4], problems: 8, rollout_max: 2}}
+run: {{workers: 1, gpus: 0, checkpoint_seconds: 0.0001}}
 """
 TIMINGS = {"seconds", "attempt"}
 MEMORY = 100 * 2**20
-ROUNDS = int(os.environ.get("LENGTHWISE_FAULTS", "1"))
-RECORD = os.environ.get("LENGTHWISE_FAULTS_FILE")
+PATIENCE = 120
 
 
 class Struck(Exception):
     """What a fault raises that does not kill."""
 
 
-def die():
+# Each is told how its process would hear that it is to stop.
+
+
+def die(stop):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def lose_the_node():
+def lose_the_node(stop):
     os.kill(os.getppid(), signal.SIGKILL)  # a worker's parent is its raylet
-    time.sleep(600)
+    die(stop)
 
 
-def no_memory():
+def no_memory(stop):
     raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
 
 
-def refuse():
+def refuse(stop):
     raise OSError(30, "Read-only file system")
 
 
-class Strike:
-    """The work of a cell with a fault at a phase, once in all: a file says that it has struck."""
+def wait_to_be_stopped(stop):
+    patiently(stop)
 
-    def __init__(self, phase, fault, mark):
-        self.phase, self.fault, self.mark = phase, fault, str(mark)
+
+def patiently(condition, process=None):
+    """Wait until it holds; not for ever, nor for a process that has ended."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process is None or process.poll() is None, process.stdout.read().decode()
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+class Strike:
+    """The work of a cell with a fault at a phase, once in all: the file `struck` says that it has come, and when.
+
+    A byte for every training step goes to the file `steps`.
+    """
+
+    def __init__(self, phase, fault, folder):
+        self.phase, self.fault, self.struck, self.steps = phase, fault, folder / "struck", folder / "steps"
 
     def __call__(self, cell, evaluate, run, store, attempt, report, stop):
         def once():
             try:
-                with open(self.mark, "x") as file:
+                with open(self.struck, "x") as file:
                     file.write(str(time.time()))
             except FileExistsError:
                 return
-            self.fault()
+            self.fault(stop)
 
         def reported(event):
             report(event)
-            if event["phase"] == self.phase or (self.phase == "evaluator" and event.get("points_done") == 1):
+            if self.phase == "evaluator" and event.get("points_done") == 1:
                 once()
 
-        with self._writes(store, once):
+        with self._steps(once), self._writes(store, once):
             run_cell(cell, evaluate, run, store, attempt, reported, stop)
 
     @contextmanager
+    def _steps(self, once):
+        """Strike when a step has its gradients, and the weights are still the old ones."""
+        reduce, taken = PlainStepper.reduce, []
+
+        def reduced(stepper, total):
+            taken.append(1)
+            with open(self.steps, "ab") as file:
+                file.write(b".")
+            if self.phase == "mid step" and len(taken) == STEPS // 2:
+                once()
+            reduce(stepper, total)
+
+        PlainStepper.reduce = reduced
+        try:
+            yield
+        finally:
+            PlainStepper.reduce = reduce
+
+    @contextmanager
     def _writes(self, store, once):
-        """Strike half way through a file, or before one is put in its place."""
-        whole, put = store._temporary, store.create
+        """Strike half way through a file (not the first), or before one is put in its place."""
+        whole, put, seen = store._temporary, store.create, []
 
         def temporary(name, data):
-            if self.phase in ("mid checkpoint", "mid row") and self._is_it(name):
+            if self._is_it(name):
+                seen.append(name)
+            if len(seen) == 2 and self._is_it(name):
                 path = f"{store.path(name)}.torn.tmp"
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 Path(path).write_bytes(data[: len(data) // 2])
@@ -114,12 +158,11 @@ class Strike:
             store._temporary, store.create = whole, put
 
     def _is_it(self, name):
-        return name.endswith("training.pt") if self.phase == "mid checkpoint" else "/rows/" in name
+        return {"mid checkpoint": name.endswith("training.pt"), "mid row": "/rows/" in name}.get(self.phase, False)
 
 
 def the_grid(**run):
-    grid = parse(GRID, "faults")
-    return grid if not run else parse(GRID, "faults", [f"run.{name}={value}" for name, value in run.items()])
+    return parse(GRID, "faults", [f"run.{name}={value}" for name, value in run.items()])
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +171,8 @@ def undisturbed(tmp_path_factory):
     store = Store(str(tmp_path_factory.mktemp("undisturbed") / "store")).open(create=True)
     for cell in the_grid().cells:
         run_cell(cell, the_grid().evaluate(cell), the_grid().run(cell), store, "undisturbed")
-    return rows_of(store)
+    rows, _ = rows_of(store)
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -151,179 +195,200 @@ def store(tmp_path):
 
 
 def rows_of(store):
-    """(cell, length, problem) -> the row, timings apart. Fails when one is there twice."""
+    """(cell, length, stress set, problem) -> the row, timings apart; and how many are there twice."""
     found, count = {}, 0
     for cell in the_grid().cells:
         for extent in store.extents(cell.id):
-            for row in store.read_table(f"cells/{cell.id}/rows/{extent.file}", work_rows()):
+            for row in store.read_table(f"cells/{cell.id}/rows/{extent.file}", ROWS):
                 count += 1
                 key = row["cell"], row["length"], row["stress"], row["index"]
                 found[key] = {name: value for name, value in row.items() if name not in TIMINGS}
-    assert len(found) == count, f"{count - len(found)} rows are doubled"
-    return found
+    return found, count - len(found)
 
 
-def work_rows():
-    from harness.schema import ROWS
-
-    return ROWS
+def carry_on(store, carry, **run):
+    return run_grid(the_grid(**run), store, console=Console(file=io.StringIO()), carry=carry)
 
 
-def carry_on(store, carry, tracker=None, **run):
-    return run_grid(the_grid(**run), store, console=Console(file=io.StringIO()), carry=carry, tracker=tracker)
+def recovery(store, struck):
+    """Seconds from the fault to the next attempt's begin."""
+    began = [datetime.datetime.fromisoformat(attempt["started"]).timestamp() for attempt in store.attempts()]
+    return min(at - struck for at in began if at > struck)
 
 
-def survived(fault, store, undisturbed, mark=None, exactly=True):
-    """No row lost, none doubled, all the same; and a line for the record.
-
-    Not `exactly`: what was trained with smaller pieces of its batches has weights that differ by rounding.
-    """
-    rows = rows_of(store)
-    assert rows.keys() == undisturbed.keys(), f"{len(undisturbed.keys() - rows.keys())} rows are lost"
-    if exactly:
-        assert rows == undisturbed
-    else:
-        assert all(rows[key]["problem"] == undisturbed[key]["problem"] for key in rows)
-    recovery = None
-    if mark is not None:
-        struck = float(mark.read_text())
-        later = [datetime.datetime.fromisoformat(one["started"]).timestamp() for one in store.attempts()]
-        recovery = min((at - struck for at in later if at > struck), default=None)
-    if RECORD:
-        with open(RECORD, "a") as file:
-            file.write(json.dumps({"fault": fault, "lost": 0, "doubled": 0, "recovery": recovery}) + "\n")
+def outcomes(store):
+    return sorted(attempt["outcome"] for attempt in store.attempts())
 
 
 KILLS = {
-    "kill the trainer in the middle of a step": ("training", die),
+    "kill the trainer in the middle of a step": ("mid step", die),
     "kill in the middle of a checkpoint": ("mid checkpoint", die),
     "kill between checkpoint and publication": ("before publication", die),
     "kill the evaluator": ("evaluator", die),
     "kill in the middle of a row file": ("mid row", die),
-    "kill a node": ("training", lose_the_node),
+    "kill a node": ("mid step", lose_the_node),
 }
 OTHERS = {
-    "out of GPU memory": ("training", no_memory),
+    "out of GPU memory": ("mid step", no_memory),
     "the store refuses a write": ("row refused", refuse),
 }
 
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.parametrize("times", range(ROUNDS))
 @pytest.mark.parametrize("fault", [*KILLS, *OTHERS])
-def test_struck_once_all_rows_are_there(fault, times, nodes, store, undisturbed, tmp_path):
-    phase, what = {**KILLS, **OTHERS}[fault]
-    mark = tmp_path / "struck"
+def test_struck_once_all_rows_are_there(fault, nodes, store, undisturbed, witness, tmp_path):
+    witness.fault, (phase, what) = fault, {**KILLS, **OTHERS}[fault]
     if fault == "kill a node":
         nodes.add_node(num_cpus=2, object_store_memory=MEMORY)
-    outcome = carry_on(store, Strike(phase, what, mark))
-    assert mark.exists(), "the fault did not come"
+    strike = Strike(phase, what, tmp_path)
+    outcome = carry_on(store, strike)
+    assert strike.struck.exists(), "the fault did not come"
     assert (outcome.done, outcome.failed) == (2, {})
-    expected = "lost" if fault in KILLS else "failed"
-    assert sorted(attempt["outcome"] for attempt in store.attempts()) == sorted(["done", "done", expected])
-    survived(fault, store, undisturbed, mark, exactly=what is not no_memory)
+    assert outcomes(store) == sorted(["done", "done", "lost" if fault in KILLS else "failed"])
+    assert strike.steps.stat().st_size <= 2 * STEPS + 1, "more than a step was taken again"
+    witness.recovery = recovery(store, float(strike.struck.read_text()))
+    witness.compare(*rows_of(store), undisturbed, exactly=what is not no_memory)
 
 
 DRIVER = """
 import sys
-sys.path.insert(0, {root!r})
+from pathlib import Path
+
+sys.path[:0] = [{root!r}, {here!r}]
 import ray
-from harness.driver import run_grid
-from harness.grid import parse
-from harness.store import Store
+import test_faults
+from test_faults import *
+
+ray.cloudpickle.register_pickle_by_value(test_faults)
 ray.init({address!r}, log_to_driver=False)
-print("started", flush=True)
-outcome = run_grid(parse({grid!r}, "faults"), Store({store!r}))
+outcome = run_grid(the_grid(**{run!r}), Store({store!r}), carry={carry})
 sys.exit(130 if outcome.stopped else 1 if outcome.failed else 0)
 """
 
 
-def another_driver(nodes, store):
-    """A driver in a process of its own, on the same cluster."""
-    grid = GRID.replace("steps: 40", "steps: 40")
-    root = str(Path(worker.__file__).parents[1])
-    script = DRIVER.format(root=root, address=nodes.address, grid=grid, store=store.root)
+def another_driver(nodes, store, carry, **run):
+    """A driver in a process of its own, on the same cluster. `carry`: as it is written in Python."""
+    root, here = Path(worker.__file__).parents[1], Path(__file__).parent
+    named = {"root": str(root), "here": str(here), "address": nodes.address, "store": store.root}
+    script = DRIVER.format(**named, carry=carry, run=run)
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def until(condition, process, seconds=180):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read().decode()
-        assert time.monotonic() < end
-        time.sleep(0.005)
+@pytest.mark.ray
+@pytest.mark.long
+def test_kill_the_driver(nodes, store, undisturbed, witness, tmp_path):
+    witness.fault = "kill the driver"
+    process = another_driver(nodes, store, f"Strike('mid step', wait_to_be_stopped, Path({str(tmp_path)!r}))")
+    patiently((tmp_path / "struck").exists, process)
+    process.kill()
+    killed = time.time()
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert carry_on(store, Strike("", None, tmp_path)).done == 2
+    assert outcomes(store) == ["done", "done", "lost"]
+    assert (tmp_path / "steps").stat().st_size <= 2 * STEPS + 1, "more than a step was taken again"
+    witness.recovery = recovery(store, killed)
+    witness.compare(*rows_of(store), undisturbed)
 
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.parametrize("times", range(ROUNDS))
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM], ids=["kill the driver", "SIGTERM with grace"])
-def test_the_driver_is_ended_and_the_next_goes_on(sent, times, nodes, store, undisturbed, tmp_path):
-    mark = tmp_path / "struck"
-    process = another_driver(nodes, store)
-    until(lambda: list(Path(store.root).glob("cells/*/training.pt")), process)
-    process.send_signal(sent)
-    mark.write_text(str(time.time()))
-    status = process.wait(60)
-    assert status == (-signal.SIGKILL if sent == signal.SIGKILL else 130)
-    outcome = carry_on(store, run_cell)
-    assert outcome.done == 2
-    # On a slow machine the first cell may just have ended by itself.
-    assert store.attempts()[0]["outcome"] in ("lost" if sent == signal.SIGKILL else "stopped", "done")
-    survived("kill the driver" if sent == signal.SIGKILL else "SIGTERM with grace", store, undisturbed, mark)
+def test_sigterm_with_grace(nodes, store, undisturbed, witness, tmp_path):
+    """What was trained is in a checkpoint, though none was due."""
+    witness.fault = "SIGTERM with grace"
+    carry = f"Strike('mid step', wait_to_be_stopped, Path({str(tmp_path)!r}))"
+    process = another_driver(nodes, store, carry, checkpoint_seconds=3600)
+    patiently((tmp_path / "struck").exists, process)
+    assert not list(Path(store.root).glob("cells/*/training.pt"))
+    process.terminate()
+    sent = time.time()
+    assert process.wait(PATIENCE) == 130, process.stdout.read().decode()
+    assert len(list(Path(store.root).glob("cells/*/training.pt"))) == 1
+    assert carry_on(store, Strike("", None, tmp_path)).done == 2
+    assert outcomes(store) == ["done", "done", "stopped"]
+    assert (tmp_path / "steps").stat().st_size == 2 * STEPS
+    witness.recovery = recovery(store, sent)
+    witness.compare(*rows_of(store), undisturbed)
+
+
+def at_once(cell, evaluate, run, store, attempt, report, stop):
+    """The work of a cell, begun when somebody else has begun it, too."""
+    patiently(lambda: len(store.attempts({cell.id})) == 2)
+    run_cell(cell, evaluate, run, store, attempt, report, stop)
 
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.parametrize("times", range(ROUNDS))
-def test_two_drivers_on_one_grid_at_once(times, nodes, store, undisturbed):
-    process = another_driver(nodes, store)
-    until(lambda: store.attempts(), process)
-    outcome = carry_on(store, run_cell)
-    assert outcome.done == 2
-    assert process.wait(180) == 0, process.stdout.read().decode()
-    survived("two drivers at once", store, undisturbed)
+def test_two_drivers_on_one_grid_at_once(nodes, store, undisturbed, witness):
+    """Both work on every cell at the same time."""
+    witness.fault = "two drivers at once"
+    process = another_driver(nodes, store, "at_once")
+    patiently(store.attempts, process)
+    assert carry_on(store, at_once).done == 2
+    assert process.wait(PATIENCE) == 0, process.stdout.read().decode()
+    assert outcomes(store) == ["done"] * 4
+    witness.compare(*rows_of(store), undisturbed)
 
 
-class Skewed:
-    """Work on a node whose clock is a day behind."""
+class Yesterday(datetime.datetime):
+    """A clock that is a day behind."""
 
-    def __call__(self, cell, evaluate, run, store, attempt, report, stop):
-        begun = store.read_json(f"ledger/{attempt}.start.json")
-        behind = datetime.datetime.fromisoformat(begun["started"]) - datetime.timedelta(days=1)
-        store.write(f"ledger/{attempt}.start.json", json.dumps({**begun, "started": behind.isoformat()}).encode())
-        if len(store.attempts({cell.id})) == 1:
-            raise Struck("the first attempt fails")
-        run_cell(cell, evaluate, run, store, attempt, report, stop)
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.datetime.now(tz) - datetime.timedelta(days=1)
 
 
-@pytest.mark.ray
-@pytest.mark.long
-@pytest.mark.parametrize("times", range(ROUNDS))
-def test_a_clock_a_day_behind(times, nodes, store, undisturbed):
-    outcome = carry_on(store, Skewed(), attempts=2)
-    assert outcome.done == 2
-    for cell in the_grid().cells:
-        assert [attempt["outcome"] for attempt in store.attempts({cell.id})] == ["failed", "done"]
-    survived("clock skew", store, undisturbed)
+def fail_yesterday(cell, evaluate, run, store, attempt, report, stop):
+    """A cell that fails on a node whose clock is a day behind."""
+    begun = store.read_json(f"ledger/{attempt}.start.json")
+    started = datetime.datetime.fromisoformat(begun["started"]) - datetime.timedelta(days=1)
+    store.write(f"ledger/{attempt}.start.json", json.dumps({**begun, "started": started.isoformat()}).encode())
+    raise Struck("the first attempt fails")
 
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.parametrize("times", range(ROUNDS))
-def test_rays_object_store_is_full(times, nodes, store, undisturbed):
-    held = [ray.put(np.ones(10 * 2**20, np.uint8)) for _ in range(9)]
-    outcome = carry_on(store, run_cell)
-    assert outcome.done == 2
-    assert len(held) == 9
-    survived("object-store pressure", store, undisturbed)
+def test_clocks_a_day_behind(nodes, store, undisturbed, witness, monkeypatch, capsys):
+    """First those of the nodes, then the next driver's, whose attempts seem to come before those that failed."""
+    witness.fault = "clock skew"
+    assert len(carry_on(store, fail_yesterday, attempts=1).failed) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "datetime", Yesterday)
+        patch.setattr(worker, "datetime", Yesterday)
+        assert carry_on(store, run_cell).done == 2
+    assert [attempt["outcome"] for attempt in store.attempts()] == ["done", "done", "failed", "failed"]
+    capsys.readouterr()
+    print_status(the_grid(), store)
+    assert capsys.readouterr().out.endswith("2 done\n")
+    assert carry_on(store, refuse).done == 2  # nothing is left to do
+    witness.compare(*rows_of(store), undisturbed)
+
+
+class Holder:
+    """Fills nine tenths of the object store of its node."""
+
+    def fill(self):
+        self.held = [ray.put(np.ones(MEMORY // 10, np.uint8)) for _ in range(9)]
 
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.parametrize("times", range(ROUNDS))
-def test_a_full_disk_fails_cells_and_costs_no_row(times, nodes, undisturbed, tmp_path):
+def test_rays_object_stores_are_full(nodes, store, undisturbed, witness):
+    witness.fault = "object-store pressure"
+    alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in alive]
+    holders = [ray.remote(num_cpus=0)(Holder).options(scheduling_strategy=place).remote() for place in places]
+    ray.get([holder.fill.remote() for holder in holders])
+    assert carry_on(store, run_cell).done == 2
+    witness.compare(*rows_of(store), undisturbed)
+    for holder in holders:
+        ray.kill(holder)
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_full_disk_fails_cells_and_costs_no_row(nodes, undisturbed, witness, tmp_path):
+    witness.fault = "full disk"
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
@@ -334,8 +399,10 @@ def test_a_full_disk_fails_cells_and_costs_no_row(times, nodes, undisturbed, tmp
         assert len(outcome.failed) == 2
         assert all("No space left" in reason for reason in outcome.failed.values()), outcome.failed
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        enlarged = time.time()
         assert carry_on(store, run_cell).done == 2
-        survived("full disk", store, undisturbed)
+        witness.recovery = recovery(store, enlarged)
+        witness.compare(*rows_of(store), undisturbed)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -349,9 +416,8 @@ def stop_after(steps):
     return (lambda event: seen.append(event)), (lambda: len(seen) >= steps)
 
 
-@pytest.mark.parametrize("times", range(ROUNDS))
-def test_a_torn_checkpoint_is_not_gone_on_from(times, store, undisturbed):
-    grid = the_grid()
+def test_a_torn_checkpoint_is_not_gone_on_from(store, undisturbed, witness):
+    witness.fault, grid = "torn checkpoint", the_grid()
     for cell in grid.cells:
         report, stop = stop_after(1)
         with pytest.raises(work.Stopped):
@@ -359,13 +425,12 @@ def test_a_torn_checkpoint_is_not_gone_on_from(times, store, undisturbed):
         whole = store.read(f"cells/{cell.id}/training.pt")
         Path(store.path(f"cells/{cell.id}/training.pt")).write_bytes(whole[: len(whole) // 2])
         run_cell(cell, grid.evaluate(cell), grid.run(cell), store, "second")
-    survived("torn checkpoint", store, undisturbed)
+    witness.compare(*rows_of(store), undisturbed)
 
 
-@pytest.mark.parametrize("times", range(ROUNDS))
-def test_what_a_dead_process_left_behind_is_in_nobodys_way(times, store, undisturbed):
+def test_what_a_dead_process_left_behind_is_in_nobodys_way(store, undisturbed, witness):
     """Half-written temporary files, and attempts nobody ended: there are no locks that could go stale."""
-    grid = the_grid()
+    witness.fault, grid = "stale leftovers", the_grid()
     for cell in grid.cells:
         for name in ("training.pt", "published.json", "rows/x.parquet"):
             path = Path(store.path(f"cells/{cell.id}/{name}.0123abcd.tmp"))
@@ -373,12 +438,11 @@ def test_what_a_dead_process_left_behind_is_in_nobodys_way(times, store, undistu
             path.write_bytes(b"half")
         store.begin_attempt(f"29990101T000000-{cell.id}", {"cell": cell.id, "started": "2999-01-01T00:00:00+00:00"})
         run_cell(cell, grid.evaluate(cell), grid.run(cell), store, "next")
-    survived("stale leftovers", store, undisturbed)
+    witness.compare(*rows_of(store), undisturbed)
 
 
-@pytest.mark.parametrize("times", range(ROUNDS))
-def test_a_torn_row_file_is_said_and_made_anew(times, store, undisturbed):
-    grid = the_grid()
+def test_a_torn_row_file_is_said_and_made_anew(store, undisturbed, witness):
+    witness.fault, grid = "torn row file", the_grid()
     for cell in grid.cells:
         run_cell(cell, grid.evaluate(cell), grid.run(cell), store, "first")
     cell = grid.cells[0]
@@ -388,4 +452,4 @@ def test_a_torn_row_file_is_said_and_made_anew(times, store, undisturbed):
         rows_of(store)
     torn.unlink()
     run_cell(cell, grid.evaluate(cell), grid.run(cell), store, "second")
-    survived("torn row file", store, undisturbed)
+    witness.compare(*rows_of(store), undisturbed)

@@ -101,13 +101,18 @@ def test_a_store_that_is_a_file_is_refused(tmp_path):
         Store(str(tmp_path / "file")).open(create=True)
 
 
-def test_attempts_keep_the_first_word_on_how_they_ended(store):
+def test_what_an_attempt_says_of_its_end_stands(store):
     store.begin_attempt("1", {"cell": "c", "started": "2026-01-01"})
     store.begin_attempt("2", {"cell": "d", "started": "2026-01-02"})
     store.end_attempt("1", {"outcome": "failed", "reason": "x"})
-    store.end_attempt("1", {"outcome": "lost"})
+    store.presume_ended("1", {"outcome": "lost"})
     assert [(a["attempt"], a["outcome"]) for a in store.attempts()] == [("1", "failed"), ("2", "running")]
     assert [a["attempt"] for a in store.attempts({"d"})] == ["2"]
+    store.presume_ended("2", {"outcome": "lost"})
+    store.presume_ended("2", {"outcome": "stopped"})
+    assert [a["outcome"] for a in store.attempts()] == ["failed", "lost"]
+    store.end_attempt("2", {"outcome": "done"})
+    assert [a["outcome"] for a in store.attempts()] == ["failed", "done"]
 
 
 def test_flipped_bits_in_rows_are_never_read_as_rows(tmp_path):
