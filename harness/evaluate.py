@@ -83,6 +83,7 @@ def evaluate(
                     return
                 room = settings.rollout_max - point.diverged - sum(row["exact"] is False for row in rows)
                 rows += _batch(model, scenario, drawn[at : at + size], settings, max(0, room), helpers)
+            standing_check(model, scenario, drawn, rows, settings)
             _forget(rows, TRACED - point.diverged)
             chance = scenario.task.chance(point.length) if point.stress in ("random", "jittered") else None
             for index, row in enumerate(rows, start=point.start):
@@ -111,8 +112,6 @@ def _batch(
     if model.learns == "reading":
         for row, problem in zip(rows, batch):
             row.update(coverage(model, scenario, problem, settings.chunk))
-    if all(row["mode"] == "verify" for row in rows):
-        standing_check(model, scenario, batch, rows, settings)
     return rows
 
 
@@ -257,8 +256,9 @@ def standing_check(
     A row that is itself a near tie may honestly disagree: readers tell those by `near_tie`. Where only the replay came
     upon a near tie nothing can be said, and the row says nothing.
     """
-    candidates = [at for at, row in enumerate(rows) if row["tokens"] <= settings.replay_max_tokens]
-    chosen = sorted(candidates, key=lambda at: rows[at]["problem"])[: math.ceil(settings.replay * len(batch))]
+    verified = [at for at, row in enumerate(rows) if row["mode"] == "verify"]
+    candidates = [at for at in verified if rows[at]["tokens"] <= settings.replay_max_tokens]
+    chosen = sorted(candidates, key=lambda at: rows[at]["problem"])[: math.ceil(settings.replay * len(verified))]
     if not chosen:
         return
     for at, again in zip(chosen, live(model, scenario, [batch[at] for at in chosen], settings)):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from models.backbone import Block, Span, matrices
-from models.kernels.attention import held
+from models.kernels.attention import held, rotate
 from models.kernels.choose import attention, attention_step, choice, packed_attention
-from models.positions import Positions, alibi_slopes, rotary_tables, rotate
+from models.positions import Positions, alibi_slopes, rotary_tables
 
 
 @dataclass
@@ -75,7 +75,11 @@ class Attention(Block):
         return Cache(_resized(state.keys, length), _resized(state.values, length))
 
     def forward(self, x: Tensor, state: Cache | None, span: Span) -> tuple[Tensor, Cache | None]:
-        q, k, v = self._projected(x, span)
+        q, k, v = self._projected(x)
+        tables = self._tables(span) if self.rotated else None
+        steps = state is not None and span.offsets is None and span.in_place
+        if tables is not None and not steps:
+            q, k = rotate(q, tables), rotate(k, tables)
         seen = span.positions
         if span.offsets is not None:
             mixed = packed_attention(q, k, v, span.offsets, span.longest, self.window, self.slopes)
@@ -84,9 +88,9 @@ class Attention(Block):
             state = Cache(_kept(k), _kept(v)) if self.window is None else self._rolled(k, v, 0, span)
         elif span.in_place:
             state = state if self.window else self._with_room(state, span)
-            mixed = attention_step(
-                q[:, :, 0], k[:, :, 0], v[:, :, 0], span.start, state.keys, state.values, self.window, self.slopes
-            )[0][:, :, None]
+            q, k, v = q[:, :, 0], k[:, :, 0], v[:, :, 0]
+            mixed = attention_step(q, k, v, span.start, state.keys, state.values, self.window, self.slopes, tables)[0]
+            mixed = mixed[:, :, None]
         elif self.window is None:
             state = extended(state, k, v, span)
             keys = torch.arange(state.keys.shape[2], device=x.device)[None]
@@ -113,13 +117,10 @@ class Attention(Block):
     def state_bytes(self, length: int) -> int:
         return 4 * 2 * (self.window or length) * self.kv_heads * self.size
 
-    def _projected(self, x: Tensor, span: Span) -> tuple[Tensor, Tensor, Tensor]:
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.project(x).unflatten(2, (-1, self.size)).transpose(1, 2)
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        if not self.rotated:
-            return q, k, v
-        tables = self._tables(span)
-        return rotate(q, tables), rotate(k, tables), v
+        return q, k, v
 
     def _tables(self, span: Span) -> tuple[Tensor, Tensor]:
         key = ("rotary", self.rotated, self.random_range)

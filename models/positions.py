@@ -33,17 +33,6 @@ def rotary_tables(span: Span, size: int, random_range: int | None = None) -> tup
     return angles.cos().float().unsqueeze(1), angles.sin().float().unsqueeze(1)
 
 
-def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the first entries of each head, as many as the tables are for, in halves as GPT-NeoX does.
-
-    x: [B, heads, T, size].
-    """
-    cos, sin = tables
-    half = cos.shape[-1]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
-
-
 def alibi_slopes(heads: int) -> Tensor:
     """Slopes 2^(-8/heads), 2^(-16/heads), .. of ALiBi (Press et al. 2022), float32 [heads]."""
     return 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)

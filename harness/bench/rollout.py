@@ -169,21 +169,22 @@ def _variants(model: Any, rows: int) -> Iterator[Any]:
     from models.kernels.triton_mamba1_step import blocks
 
     base = blocks(rows, model.options.d_model, model.blocks[0].mixer.inner)
+    enter, select, leave = base.enter, base.select, base.leave
     few: list[dict[str, Any]] = [
-        *({"leave": leave} for leave in ((16, 16, 256), (16, 32, 128), (16, 16, 512))),
-        *({"enter": enter} for enter in ((16, 32, 128), (16, 16, 256), (16, 64, 64))),
+        *({"enter": (rows, *tile)} for tile in ((4, *enter[2:]), (16, *enter[2:]), (32, *enter[2:]))),
+        *({"leave": (rows, *tile)} for tile in ((2, *leave[2:]), (8, *leave[2:]), (16, *leave[2:]))),
+        *({"scan": (rows, *tile)} for tile in ((8, 1), (16, 2), (32, 4))),
     ]
     many: list[dict[str, Any]] = [
-        *({"enter": enter} for enter in ((128, 64, 64), (32, 64, 128), (64, 32, 128))),
-        *({"leave": leave} for leave in ((64, 32, 128), (64, 64, 64), (32, 64, 128))),
+        *({"enter": tile} for tile in ((128, 64, 64, 8, 4), (64, 128, 64, 8, 4), (128, 128, 64, 8, 4))),
+        *({"leave": tile} for tile in ((32, 32, 128, 4, 4), (64, 64, 64, 4, 4), (64, 32, 128, 4, 6))),
+        *({"scan": tile} for tile in ((16, 16, 4), (16, 32, 8), (16, 16, 2))),
     ]
     either: list[dict[str, Any]] = [
-        *({"splits": splits} for splits in (1, 2, 3, 4, 6, 12)),
-        *({"scan": scan, "scan_warps": warps} for scan, warps in (((16, 32), 8), ((16, 16), 8), ((16, 8), 4))),
-        *({"stages": stages} for stages in (3, 5)),
-        *({"early": early} for early in (False, True)),
+        *({"select": (*select[:3], parts)} for parts in (1, 2, 3, 4, 6, 12)),
+        {"early": not base.early},
     ]
-    for change in [*(few if rows <= 16 else many), *either]:
+    for change in [*(few if rows == 1 else many), *either]:
         yield replace(base, **change)
 
 

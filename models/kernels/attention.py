@@ -70,13 +70,17 @@ def attention_step(
     values: Tensor,
     window: int | None = None,
     slopes: Tensor | None = None,
+    tables: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """One token of every row, each at its own position, enters the caches and sees what they hold.
 
     q: [B, heads, size]; k, v: [B, key heads, size]; position: int64 [B]; keys, values: float32 [B, key heads, capacity,
     size], written in place: at the position, or with a window, which is then the capacity, at the position modulo it.
+    tables: q and k are rotated by these first (see `rotate`).
     Returns [B, heads, size], and the caches.
     """
+    if tables is not None:
+        q, k = (rotate(x[:, :, None], tables)[:, :, 0] for x in (q, k))
     rows = torch.arange(len(k), device=k.device)
     slot = position if window is None else position % window
     keys[rows, :, slot], values[rows, :, slot] = k.to(keys), v.to(values)
@@ -87,6 +91,17 @@ def attention_step(
         there, ahead = held(position, window), window - 1
     mixed = attention(q[:, :, None], keys, values, seen, there, ahead, window, slopes)
     return mixed[:, :, 0], (keys, values)
+
+
+def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the first entries of each head, as many as the tables are for, in halves as GPT-NeoX does.
+
+    x: [B, heads, T, size]; tables: cosines and sines, float32 [B or 1, 1, T, entries / 2].
+    """
+    cos, sin = tables
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 
 def held(last: Tensor, window: int) -> Tensor:

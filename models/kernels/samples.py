@@ -105,6 +105,9 @@ def _attention_step(draw: Draw) -> Iterator[Sample]:
         slopes = torch.rand(heads, device=draw.device, generator=draw.generator)
         yield Sample(about, (q, k, v, position, keys, values, limit, None), {}, False)
         yield Sample(f"{about}, with slopes", (q, k, v, position, keys, values, limit, slopes), {}, False)
+        angles = torch.rand(ROWS, 1, 1, 4, device=draw.device, generator=draw.generator)
+        tables = {"tables": (angles.cos(), angles.sin())}
+        yield Sample(f"{about}, rotated", (q, k, v, position, keys, values, limit, None), tables, False)
 
 
 def _ssd(draw: Draw) -> Iterator[Sample]:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 BLOCK = 16
 """Entries of a cache that are looked at at once."""
-WARPS = 1
-"""Of a program: one warp adds up without waiting for others."""
+WARPS = 2
+"""Of a program."""
 PROGRAMS = 2048
 """Programs that fill a GPU; with fewer, each row and head is cut into parts."""
-MOST_PARTS = 32
+MOST_PARTS = 128
 
 
 def attention_step(
@@ -30,18 +30,23 @@ def attention_step(
     values: Tensor,
     window: int | None = None,
     slopes: Tensor | None = None,
+    tables: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """As the reference, in float32 whatever autocast says; the caches must be contiguous."""
     batch, heads, size = q.shape
     groups, capacity = heads // keys.shape[1], keys.shape[2]
-    parts = max(1, min(MOST_PARTS, PROGRAMS // (batch * heads), triton.cdiv(capacity, BLOCK)))
+    most = max(1, min(MOST_PARTS, PROGRAMS // (batch * heads), triton.cdiv(capacity, BLOCK)))
+    parts = 1 << (most.bit_length() - 1)  # a power of two: each number of parts is a kernel of its own to compile
+    cos, sin = tables if tables is not None else (None, None)
+    q, k, v = (x if x.stride(1) == size and x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
     mixed = torch.empty(batch, heads, size, dtype=q.dtype, device=q.device)
     partial = torch.empty(batch * heads, parts, size + 2, device=q.device) if parts > 1 else mixed
     wide = triton.next_power_of_2(size)
     _attend[(batch * heads, parts)](
-        q.contiguous(), k.contiguous(), v.contiguous(), position, keys, values, slopes, mixed, partial, capacity,
-        size**-0.5, HEADS=heads, GROUPS=groups, SIZE=size, WIDE=wide, ROLLS=window is not None, PARTS=parts,
-        BLOCK=BLOCK, num_warps=WARPS,
+        q, k, v, q.stride(0), k.stride(0), v.stride(0), position, keys, values, slopes,
+        cos, sin, 0 if cos is None or len(cos) == 1 else cos.stride(0), mixed, partial, capacity,
+        size**-0.5, HEADS=heads, GROUPS=groups, SIZE=size, WIDE=wide, HALF=0 if cos is None else cos.shape[-1],
+        ROLLS=window is not None, PARTS=parts, BLOCK=BLOCK, num_warps=WARPS,
     )  # fmt: skip
     if parts > 1:
         _join[(batch * heads,)](
@@ -51,23 +56,40 @@ def attention_step(
 
 
 @triton.jit
+def _turned(x, c, cos, sin, SIZE: tl.constexpr, HALF: tl.constexpr):
+    """A head's entries in float32, the first 2 HALF rotated; see `rotate`."""
+    own = tl.load(x + c, mask=c < SIZE, other=0.0).to(tl.float32)
+    if HALF > 0:
+        turns, low = c < 2 * HALF, c < HALF
+        other = tl.load(x + tl.where(low, c + HALF, c - HALF), mask=turns, other=0.0).to(tl.float32)
+        pair = tl.where(low, c, c - HALF)
+        along = tl.load(cos + pair, mask=turns, other=1.0)
+        across = tl.load(sin + pair, mask=turns, other=0.0)
+        own = own * along + tl.where(low, -other, other) * across
+    return own
+
+
+@triton.jit
 def _attend(
-    q, k, v, position, keys, values, slopes, mixed, partial, capacity, scale,
-    HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, ROLLS: tl.constexpr,
-    PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    q, k, v, q_row, k_row, v_row, position, keys, values, slopes, cos, sin, angles, mixed, partial, capacity, scale,
+    HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, HALF: tl.constexpr,
+    ROLLS: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     pair, part = tl.program_id(0), tl.program_id(1)
     row, head = pair // HEADS, pair % HEADS
-    source = row * (HEADS // GROUPS) + head // GROUPS
+    source, shared = row * (HEADS // GROUPS) + head // GROUPS, head // GROUPS
+    if HALF > 0:
+        cos += row * angles
+        sin += row * angles
     c, b = tl.arange(0, WIDE), tl.arange(0, BLOCK)
     at = tl.load(position + row)
     slot = at
     if ROLLS:
         slot = at % capacity
     count = tl.minimum(at + 1, capacity).to(tl.int32)
-    query = tl.load(q + pair * SIZE + c, mask=c < SIZE, other=0.0).to(tl.float32) * scale
-    key = tl.load(k + source * SIZE + c, mask=c < SIZE, other=0.0).to(tl.float32)
-    value = tl.load(v + source * SIZE + c, mask=c < SIZE, other=0.0).to(tl.float32)
+    query = _turned(q + row * q_row + head * SIZE, c, cos, sin, SIZE, HALF) * scale
+    key = _turned(k + row * k_row + shared * SIZE, c, cos, sin, SIZE, HALF)
+    value = tl.load(v + row * v_row + shared * SIZE + c, mask=c < SIZE, other=0.0).to(tl.float32)
     base = source.to(tl.int64) * capacity * SIZE
     if (part == 0) & (head % GROUPS == 0):
         tl.store(keys + base + slot * SIZE + c, key, mask=c < SIZE)

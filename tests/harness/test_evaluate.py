@@ -143,7 +143,7 @@ def test_rows_do_not_depend_on_what_else_is_evaluated(gru):
     alone = rows_of(model, scenario, 3, rollout_max=4, batch=20)[:20]
     points = [Point(2, "random", 0, 20), Point(3, "random", 0, 20)]
     both = dict(evaluate(model, scenario, points, settings.model_copy(update={"rollout_max": 4, "batch": 20}), {}))
-    ignored = {"seconds"}
+    ignored = {"seconds", "replay_equal"}  # a share of the point's problems is replayed
     assert [{k: v for k, v in row.items() if k not in ignored} for row in both[points[1]]] == [
         {k: v for k, v in row.items() if k not in ignored} for row in alone
     ]

