@@ -180,7 +180,9 @@ def _positions(table: pl.DataFrame, problems: pl.DataFrame, looks: dict[str, sty
         )
     figures.shade(plot, max(problems["max_length"], default=0))
     plot.add_shape(type="line", xref="x domain", x0=0, x1=1, y0=1, y1=1, line={"color": style.UNFIT, "width": 1})
-    axis = figures.axis(type="log", tickformat=",~g", title={"text": "× longest trained on", "standoff": 6})
+    ticks = [digit * 10.0**power for power in range(-4, 7) for digit in (1, 2, 5)]  # Plotly's own run into each other
+    title = {"text": "× longest trained on", "standoff": 6}
+    axis = figures.axis(type="log", tickformat=",~g", tickvals=ticks, title=title)
     return figures.layout(
         plot, HEIGHT, xaxis=figures.length_axis(lengths, max(problems["max_length"])), yaxis=axis, hovermode="closest"
     )
