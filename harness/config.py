@@ -128,6 +128,8 @@ class Evaluate(Strict):
     say which it was: live ones know no token accuracy."""
     rollout_max: Annotated[int, Field(ge=0)] = 16
     """At most so many diverged problems of a point continue as live rollouts."""
+    rollout_max_tokens: Positive | None = None
+    """Diverged problems whose trajectory is longer are not continued (mode verify); left out, they all are."""
     budget: Annotated[float, Field(ge=1.0)] = 1.25
     """A live rollout may take so many times the tokens of the oracle's trajectory."""
     replay: Share = 0.05

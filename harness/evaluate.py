@@ -189,7 +189,7 @@ def verify_then_continue(
     places = [(batch[at], verified[at].divergence or 0, verified[at].got or 0) for at in diverged]
     for at, (columns, environment) in zip(diverged, described(scenario, places, helpers)):
         rows[at].update(columns)
-        if verified[at].resume is not None:
+        if verified[at].resume is not None and rows[at]["tokens"] <= (settings.rollout_max_tokens or math.inf):
             starts.append(_resume(verified[at], environment, rows[at]["tokens"], settings))
             continued.append(at)
     for index, rollout in zip(continued, roll_out(model, scenario, starts, settings.precision)):

@@ -372,7 +372,8 @@ def evaluation_id(evaluate: Evaluate) -> str:
     drawn |= {"top_k": evaluate.top_k} if evaluate.top_k else {}
     chunked = evaluate.mode != "live" and evaluate.chunk != Evaluate.model_fields["chunk"].default
     chunk = {"chunk": evaluate.chunk} if chunked else {}
-    return digest({"revision": EVALUATION_REVISION, **relevant, **control, **drawn, **chunk})
+    bounded = {"rollout_max_tokens": evaluate.rollout_max_tokens} if evaluate.rollout_max_tokens else {}
+    return digest({"revision": EVALUATION_REVISION, **relevant, **control, **drawn, **chunk, **bounded})
 
 
 def validate(kind: type[Model], raw: Any, where: str) -> Model:

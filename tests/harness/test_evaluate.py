@@ -149,6 +149,15 @@ def test_rows_do_not_depend_on_what_else_is_evaluated(gru):
     ]
 
 
+def test_long_problems_are_not_continued_where_rollouts_are_bounded(gru):
+    tokens = sorted(row["tokens"] for row in rows_of(*gru, 2, rollout_max=0) if not row["exact"])
+    most = (tokens[0] + tokens[-1]) // 2
+    diverged = [row for row in rows_of(*gru, 2, rollout_max=COUNT, rollout_max_tokens=most) if not row["exact"]]
+    assert {row["tokens"] <= most for row in diverged} == {False, True}
+    for row in diverged:
+        assert (row["answer_right"] is not None) == (row["rollout"] is not None) == (row["tokens"] <= most)
+
+
 def test_problems_added_later_are_the_next_ones(gru):
     model, scenario = gru
     settings = Evaluate(lengths=[3], problems=COUNT)
