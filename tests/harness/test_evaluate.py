@@ -155,7 +155,7 @@ def test_long_problems_are_not_continued_where_rollouts_are_bounded(gru):
     diverged = [row for row in rows_of(*gru, 2, rollout_max=COUNT, rollout_max_tokens=most) if not row["exact"]]
     assert {row["tokens"] <= most for row in diverged} == {False, True}
     for row in diverged:
-        assert (row["answer_right"] is not None) == (row["rollout"] is not None) == (row["tokens"] <= most)
+        assert (row["answer_right"] is not None) == (row["rollout_tokens"] is not None) == (row["tokens"] <= most)
 
 
 def test_problems_added_later_are_the_next_ones(gru):
