@@ -255,7 +255,7 @@ def _refuse(grid: Grid, store: str, max_gpu_hours: float | None) -> None:
 
     if max_gpu_hours is not None:
         known = _existing(store)
-        refuse(hours(remaining(grid, known), grid, known), max_gpu_hours)
+        refuse(hours(remaining(grid, known), known), max_gpu_hours)
 
 
 @app.command()

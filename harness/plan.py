@@ -149,23 +149,26 @@ class Work:
     """Those whose recipe is still open come last, with the one in the grid file."""
     open: int
     """How many of them that are."""
+    grid: Grid
+    """With the recipes that are chosen; it says on what each cell is evaluated, and how it is run."""
 
 
 def remaining(grid: Grid, store: Store | None) -> Work:
     searches = undecided(grid, store)
     still_open = {cell.id for choice in searches for cell in choice.cells}
-    cells = [*chosen(grid, store).cells, *(cell for cell in grid.cells if cell.id in still_open)]
+    settled = chosen(grid, store)
+    cells = [*settled.cells, *(cell for cell in grid.cells if cell.id in still_open)]
     unevaluated = replace(grid, file=grid.file.model_copy(update={"evaluate": unasked(grid)}), own={})
     trials = [
         (choice, [estimate(trial, unevaluated, store) for own in choice.trials for trial in own]) for choice in searches
     ]
-    return Work(trials, [estimate(cell, grid, store) for cell in cells], len(still_open))
+    return Work(trials, [estimate(cell, settled, store) for cell in cells], len(still_open), settled)
 
 
-def hours(work: Work, grid: Grid, store: Store | None) -> Hours:
+def hours(work: Work, store: Store | None) -> Hours:
     """How long it would take."""
-    items = [(item, grid.run(choice.cells[0]).gpus) for choice, own in work.trials for item in own]
-    items += [(item, grid.run(item.cell).gpus) for item in work.cells]
+    items = [(item, work.grid.run(choice.cells[0]).gpus) for choice, own in work.trials for item in own]
+    items += [(item, work.grid.run(item.cell).gpus) for item in work.cells]
     return Throughput(store, [item.cell.id for item in work.cells[:THROUGHPUT_SAMPLE]]).hours(items)
 
 
@@ -204,7 +207,7 @@ def print_plan(grid: Grid, store: Store | None) -> Hours:
         f"{training} of {len(estimates)} cells to train, {todo_points} of {total} points to evaluate: "
         f"{short(tokens)} tokens, {short(flops)} FLOPs (rollouts of diverged problems come on top)"
     )
-    needed = hours(work, grid, store)
+    needed = hours(work, store)
     print(f"takes {needed}")
     return needed
 

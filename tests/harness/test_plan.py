@@ -27,7 +27,7 @@ def grid(size="tiny", seeds="0", gpus=0):
 
 
 def hours(asked, store):
-    return hours_of(remaining(asked, store), asked, store)
+    return hours_of(remaining(asked, store), store)
 
 
 @pytest.fixture

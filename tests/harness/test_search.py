@@ -8,7 +8,7 @@ import yaml
 
 from harness import grid as grids
 from harness.errors import UserError
-from harness.plan import print_plan, print_status
+from harness.plan import print_plan, print_status, remaining
 from harness.search import account, choices, chosen, settle, trials, undecided
 from harness.store import Store
 from harness.work import missing
@@ -139,6 +139,8 @@ def test_where_tells_whose_recipe_is_searched_and_own_lengths_follow_the_winner(
     assert len(settled.cells) == 6
     asked = {(cell.config.architecture, settled.evaluate(cell).lengths) for cell in settled.cells}
     assert asked == {("gru", (2, 3)), ("lstm", (7,))}
+    planned = {(item.cell.config.architecture, item.points) for item in remaining(grid, store).cells}
+    assert planned == {("gru", 2), ("lstm", 1)}
 
 
 def test_without_a_search_nothing_changes(tmp_path, store):
