@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ASK_SECONDS = 0.5
-ROOM_SECONDS = 5.0
-"""After so long without room for a group, the nodes are counted again."""
+ROOM_SECONDS = 5
+"""After so long without room for a group, the nodes are counted again. Ray takes whole seconds."""
 CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL communicator was aborted")
 """What workers say whose fellow is gone."""
 Report = Callable[[dict[str, Any]], None]

@@ -17,7 +17,7 @@ from harness.config import Cell
 from harness.driver import run_grid
 from harness.errors import Lost, Stopped
 from harness.grid import parse
-from harness.parallel import cause
+from harness.parallel import Flag, cause, members
 from harness.ranks import Ranks, RankStepper
 from harness.step import PlainStepper, stepper
 from harness.store import Store
@@ -184,6 +184,27 @@ def test_two_workers_train_as_one(two_nodes, single, tmp_path):
     assert losses(pair, cell) == pytest.approx(losses(single, cell), abs=1e-5)
     assert [attempt["outcome"] for attempt in pair.attempts()] == ["done", "done"]  # trained, then evaluated
     assert len(list(pair.rows(cell.id))) == len(list(single.rows(cell.id)))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_group_waits_for_room_and_can_be_stopped_meanwhile(two_nodes, monkeypatch):
+    monkeypatch.setattr("harness.parallel.ROOM_SECONDS", 1)
+    run, asked = parse(GRID, "parallel").file.run, []
+
+    def stop():
+        asked.append(1)
+        return len(asked) > 2
+
+    busy = [ray.remote(num_cpus=1)(Flag).remote() for _ in range(2)]
+    ray.get([one.is_up.remote() for one in busy])
+    with pytest.raises(Stopped, match="before there was room"):
+        members(run, {"CPU": 1.0}, stop)
+    assert len(asked) == 3
+    for one in busy:
+        ray.kill(one)
+    assert members(run, {"CPU": 1.0}, lambda: False) == 2
+    assert members(run.model_copy(update={"ranks": 3}), {"CPU": 1.0}, lambda: False) == 2
 
 
 @pytest.mark.ray
