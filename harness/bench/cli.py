@@ -241,7 +241,7 @@ def shell(
 @app.command()
 def overhead(
     cells: Annotated[int, typer.Option(min=1, help="Cells of the whole grid.")] = 2000,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Seconds of a cell.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of a cell.")] = 1.0,
     workers: Annotated[int, typer.Option(min=1, help="Workers, and logical CPUs.")] = 16,
     sample: Annotated[int, typer.Option(min=0, help="Cells for the comparison with Ray Tune; 0: without.")] = 160,
 ) -> None:

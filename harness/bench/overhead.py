@@ -157,12 +157,17 @@ def bench_overhead(cells: int, seconds: float, workers: int, sample: int) -> dic
     """The whole grid; then a sample of it, and the same sample with Ray Tune."""
     whole = ours(cells, seconds, workers)
     result: dict[str, Any] = {"workers": workers, "cell_seconds": seconds, "whole": whole}
-    over = whole["seconds"] / whole["ideal"] - 1
-    lines = [("whole", cells, whole["ideal"], whole["seconds"], f"{over:+.1%}", f"{whole['growth_mb']:.1f}")]
+    lines = [_line("whole", whole)]
     if sample:
         small, theirs = ours(sample, seconds, workers), tune(sample, seconds, workers)
         result.update(sample=small, tune=theirs, times=theirs / small["seconds"])
-        for name, took in (("sample", small["seconds"]), ("sample, Ray Tune", theirs)):
-            lines.append((name, sample, small["ideal"], took, f"{took / small['ideal'] - 1:+.1%}", "-"))
-    table(("", "cells", "ideal s", "took s", "over", "driver grew by MB"), lines)
+        beside = {"cells": sample, "ideal": small["ideal"], "seconds": theirs}
+        lines += [_line("sample", small), _line("sample, Ray Tune", beside)]
+    table(("", "cells", "ideal s", "took s", "over", "with MLflow s", "driver grew by MB"), lines)
     return result
+
+
+def _line(name: str, of: dict[str, Any]) -> tuple[Any, ...]:
+    over = f"{of['seconds'] / of['ideal'] - 1:+.1%}"
+    known = (f"{of[key]:.1f}" if key in of else "-" for key in ("with_mlflow", "growth_mb"))
+    return name, of["cells"], of["ideal"], of["seconds"], over, *known

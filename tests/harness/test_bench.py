@@ -76,3 +76,13 @@ def test_shell(capsys):
     assert {kind.split()[0] for kind in result["results"]} == {"python", "sed"}
     assert all(one["bubblewrap"] > 0 and one["virtual"] > 0 for one in result["results"].values())
     assert "virtual us" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_overhead_carries_the_grid_and_a_sample_with_ray_tune(capsys):
+    result = printed(capsys, "overhead", "--cells=6", "--seconds=0.05", "--workers=1", "--sample=2")
+    assert result["whole"]["cells"] == 6
+    assert result["whole"]["mlflow_complete"]
+    assert result["sample"]["ideal"] == pytest.approx(0.1)
+    assert result["times"] == pytest.approx(result["tune"] / result["sample"]["seconds"])
