@@ -31,6 +31,9 @@ app.add_typer(mlflow_app, name="mlflow")
 app.add_typer(bench_app, name="bench")
 
 GridArgument = Annotated[str, typer.Argument(help="A grid file, or the name of a shipped one (demo).")]
+ReportedArgument = Annotated[
+    str, typer.Argument(help="A grid file, the name of a shipped one (demo), or a folder that `publish` made.")
+]
 
 StoreOption = Annotated[
     str, typer.Option(help="Folder or URL (s3://, gs://) of the results.", envvar="LENGTHWISE_STORE")
@@ -289,7 +292,7 @@ def gc(
 
 @app.command()
 def report(
-    grid: GridArgument,
+    grid: ReportedArgument,
     store: StoreOption = "results",
     sets: SetOption = [],  # noqa: B006
     formats: Annotated[
@@ -300,22 +303,33 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of what the store has of a grid, as a page or in a format for other programs."""
-    from harness.collect import report_data
-    from harness.errors import UserError, unknown
+    from harness import archive
+    from harness.errors import unknown
     from harness.search import chosen
     from reports.export import FORMATS
-    from reports.picture import NoBrowser
-    from reports.view import View
 
     wanted = list(dict.fromkeys(name.strip() for name in formats.split(",")))
     for name in wanted:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS, "--format")
-    opened = _open(store)
-    asked, lost = chosen(_load(grid, sets), opened), None
     if out and len(wanted) > 1:
         _make_folder(out)
-    view = View(report_data(asked, opened))
+    if not archive.is_archive(grid):
+        opened = _open(store)
+        _write_reports(chosen(_load(grid, sets), opened), opened, wanted, out)
+        return
+    with archive.opened(grid) as (asked, held):
+        _write_reports(asked, held, wanted, out or Path(grid))
+
+
+def _write_reports(asked: Grid, opened: Store, wanted: list[str], out: Path | None) -> None:
+    from harness.collect import report_data
+    from harness.errors import UserError
+    from reports.export import FORMATS
+    from reports.picture import NoBrowser
+    from reports.view import View
+
+    view, lost = View(report_data(asked, opened)), None
     for name in wanted:
         file = out / FORMATS[name].file if out and out.is_dir() else out
         try:
@@ -340,6 +354,45 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {path}: several formats need a folder ({error})") from error
+
+
+@app.command()
+def publish(
+    grid: GridArgument,
+    out: Annotated[Path, typer.Option(help="Folder it is put into, beside what is there of the grid already.")],
+    store: StoreOption = "results",
+    sets: SetOption = [],  # noqa: B006
+) -> None:
+    """Put rows, curves and recipes of a grid, without weights, into a folder to commit; `report FOLDER` reads it."""
+    from harness import archive
+
+    rows = archive.publish(_load(grid, sets), _open(store), out)
+    typer.echo(f"{rows:,} rows: {out}")
+
+
+@app.command()
+def results(
+    page: Annotated[Path, typer.Argument(help="The page, with blocks `<!-- results: GRID -->` to fill.")],
+    check: Annotated[bool, typer.Option("--check", help="Only look whether the page says what the rows say.")] = False,
+) -> None:
+    """Write the tables of a page of results anew, from the folders beside it that `publish` made (PAGE without .md)."""
+    from harness.archive import views
+    from harness.errors import UserError
+    from reports.results import filled
+
+    try:
+        before = page.read_text()
+        after = filled(before, views(page.with_suffix("")))
+        if check and after != before:
+            raise UserError(
+                f"{page}: its tables are not what the rows say; `lengthwise results {page}` writes them anew"
+            )
+        page.write_text(after)
+    except OSError as error:
+        raise UserError(f"{page}: cannot be read or written ({error})") from error
+    except ValueError as error:
+        raise UserError(f"{page}: {error}") from error
+    typer.echo(f"{page}: {'as the rows say' if after == before else 'written anew'}")
 
 
 @app.command()

@@ -147,6 +147,11 @@ def chosen(grid: Grid, store: Store | None) -> Grid:
     return replace(grid, cells=kept, own=own, own_runs=own_runs)
 
 
+def decisions(grid: Grid, store: Store) -> list[str]:
+    """The files of a store in which the grid's choices are, as far as they have been made."""
+    return [_file(choice) for choice in choices(grid) if decided(choice, store) is not None]
+
+
 def account(grid: Grid, store: Store) -> list[dict[str, Any]]:
     """Of every choice: its name, and the record of what was chosen (None while it is open)."""
     return [{"name": choice.name, "record": decided(choice, store)} for choice in choices(grid)]

@@ -1,0 +1,179 @@
+"""Tables for a page of results in Markdown: every run of a grid, and the paper's claims beside what was run of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from reports import statistics, wording
+from reports.reported import EXHIBITS, NAMES, Claim
+from reports.view import View
+
+LENGTHS = 8
+"""Columns of lengths in the table of a grid."""
+BLOCK = re.compile(r"(<!-- results: (?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end of results -->)", re.DOTALL)
+
+
+def filled(page: str, views: Mapping[str, View]) -> str:
+    """The page with every block between `<!-- results: NAME -->` and `<!-- end of results -->` made anew.
+
+    NAME is a grid, or `paper`. Raises ValueError for a block of a grid that is not among the views.
+    """
+
+    def body(found: re.Match[str]) -> str:
+        name = found["name"]
+        if name != "paper" and name not in views:
+            raise ValueError(f"results: {name} is no grid here; allowed: paper, {', '.join(sorted(views))}")
+        made = paper(views.values()) if name == "paper" else runs(views[name])
+        return f"{found[1]}{made}\n{found[4]}"
+
+    return BLOCK.sub(body, page)
+
+
+def runs(view: View) -> str:
+    """Every run of a grid, a line each: recipe, cost, and problems right at training length and beyond."""
+    cells = view.cells.sort("task", "setting", "architecture", "seed", "replicate", maintain_order=True)
+    points = view.points
+    sets = points["stress"].unique(maintain_order=True).to_list()
+    lengths = _lengths(points["length"].unique().sort().to_list(), max(cells["max_length"]))
+    varying = [name for name in ("task", "setting", "form", "size") if cells[name].n_unique() > 1]
+    head = ["architecture", *varying, "parameters", "seed", "learning rate", "tokens", "minutes", "validation"]
+    head += [_point(length, stress, sets) for stress in sets for length in lengths] + ["reach"]
+    lines = []
+    for run in cells.to_dicts():
+        own = {(line["length"], line["stress"]): line for line in points.filter(cell=run["cell"]).to_dicts()}
+        recipe = json.loads(run["config"] or "{}").get("train", {})
+        known = [run["architecture"] + (f" ({run['recipe']})" if run["recipe"] else "")]
+        known += [run[name] for name in varying]
+        known += [
+            wording.short(run["parameters"]),
+            run["seed"],
+            recipe.get("learning_rate"),
+            wording.short(run["train_tokens"]),
+        ]
+        known += [_minutes(run["train_seconds"]), wording.percent(run["validation_exact"], 1)]
+        known += [_right(own.get((length, stress))) for stress in sets for length in lengths]
+        lines.append([*known, wording.reach(run["reach_low"], run["reach_high"], run["longest"])])
+    about = (
+        f"{cells.height} runs, {points['k'].sum():,} of {points['of'].sum():,} problems right, on {_devices(cells)}."
+    )
+    return f"{about}\n\n{_markdown(head, lines)}\n\n{_markdown(*_architectures(view, sets, lengths))}"
+
+
+def _architectures(view: View, sets: Sequence[str], lengths: Sequence[int]) -> tuple[list[str], list[list[Any]]]:
+    """The mean over seeds at every length, with a 95% interval for the seeds that are right in at least 95%."""
+    keys = ["task", "setting", "architecture", "recipe"]
+    lines = []
+    for key, cells in view.cells.group_by(keys, maintain_order=True):
+        points = view.points.filter(pl.col("cell").is_in(cells["cell"].to_list()))
+        line: list[Any] = [" ".join(filter(None, map(str, key))), cells.height]
+        for stress in sets:
+            for length in lengths:
+                here = points.filter((pl.col("length") == length) & (pl.col("stress") == stress))[
+                    "accuracy"
+                ].drop_nulls()
+                if not len(here):
+                    line.append("")
+                    continue
+                solved = int((here >= statistics.SOLVED).sum())
+                low, high = (float(bound) for bound in statistics.clopper_pearson(solved, len(here)))
+                mean = wording.percent(float(here.mean() or 0.0))
+                line.append(f"{mean}; {solved} of {len(here)} [{wording.span(low, high)}]")
+        lines.append(line)
+    head = ["mean over seeds; seeds with 95% [95% interval]", "runs"]
+    return [*head, *(_point(length, stress, sets) for stress in sets for length in lengths)], lines
+
+
+def _point(length: int, stress: str, sets: Sequence[str]) -> str:
+    return f"{length:,}" if len(sets) == 1 else f"{stress} {length:,}"
+
+
+def _lengths(lengths: Sequence[int], trained: int) -> list[int]:
+    """The longest of training; beyond it, from the longest downwards, those at most half as long as the one before."""
+    chosen: list[int] = []
+    for length in sorted((length for length in lengths if length > trained), reverse=True):
+        if len(chosen) < LENGTHS - 1 and (not chosen or 2 * length <= chosen[-1]):
+            chosen.append(length)
+    return [*[length for length in lengths if length <= trained][-1:], *reversed(chosen)]
+
+
+def _right(point: dict[str, Any] | None) -> str:
+    return "" if point is None or point["k"] is None else f"{point['k']}/{point['of']}"
+
+
+def _minutes(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 60:.1f}"
+
+
+def _devices(cells: pl.DataFrame) -> str:
+    return ", ".join(sorted(set(cells["train_device"].drop_nulls().to_list()))) or "no device that is known"
+
+
+def paper(views: Iterable[View]) -> str:
+    """Every claim of the paper: theirs, ours of those that were run, and the verdict on each.
+
+    reproduced: their accuracy lies in the 95% interval (Clopper-Pearson) of our best run at their length; exceeded:
+    below it; not reproduced: above it. Runs of different sizes stand in different lines. Claims without a number are
+    left out unless they were run.
+    """
+    views = list(views)
+    lines = []
+    for exhibit in EXHIBITS:
+        for claim in exhibit.claims:
+            found = [line for view in views for line in _beside(view, claim)]
+            theirs = [exhibit.title.split(":")[0], claim.label, NAMES[claim.architecture], _theirs(claim)]
+            absent = [] if claim.share is None else [[*theirs, "", "", "", "", "not run"]]
+            lines += [[*theirs, *line] for line in found] or absent
+    head = ["in the paper", "what", "model", "theirs", "size", "our best run there", "mean over seeds", "every seed"]
+    return _markdown([*head, "verdict"], lines)
+
+
+def _theirs(claim: Claim) -> str:
+    share = f"{claim.trained} → {claim.at:,} ({wording.percent(claim.share)})" if claim.share is not None else ""
+    return f"{share} {claim.said}".strip()
+
+
+def _beside(view: View, claim: Claim) -> list[list[str]]:
+    same = {"task": claim.task, "setting": claim.setting, "architecture": claim.architecture, "form": "faithful"}
+    cells = view.cells.filter(max_length=claim.trained, **same)
+    if claim.steps is not None:
+        cells = cells.filter(train_steps=claim.steps)
+    lines = []
+    for (size, recipe), own in cells.group_by(["size", "recipe"], maintain_order=True):
+        at = view.points.filter(
+            pl.col("cell").is_in(own["cell"].to_list()), length=claim.at, stress=claim.stress
+        ).filter(pl.col("accuracy").is_not_null())
+        if at.is_empty():
+            continue
+        seeds = at.sort("seed", "replicate").to_dicts()
+        best = max(seeds, key=lambda line: line[claim.measure])
+        shares = [line[claim.measure] for line in seeds]
+        digits = 0 if claim.measure == "accuracy" else 2
+        counts = f" ({best['k']}/{best['of']}, {wording.span(best['low'], best['high'])})" * (digits == 0)
+        lines.append(
+            [
+                f"{size} {recipe}".strip(),
+                f"{wording.percent(best[claim.measure], digits)}{counts}, best of {len(seeds)}",
+                wording.percent(sum(shares) / len(shares), digits),
+                ", ".join(wording.percent(share, digits) for share in shares),
+                _verdict(claim, best),
+            ]
+        )
+    return lines
+
+
+def _verdict(claim: Claim, best: Mapping[str, Any]) -> str:
+    if claim.share is None or claim.measure != "accuracy":
+        return "no number to compare" if claim.share is None else "see the shares"
+    if best["low"] > claim.share:
+        return "exceeded"
+    return "reproduced" if best["high"] >= claim.share else "not reproduced"
+
+
+def _markdown(head: Sequence[Any], lines: Iterable[Sequence[Any]]) -> str:
+    rows = ["| " + " | ".join(map(str, line)) + " |" for line in (head, ["---"] * len(head), *lines)]
+    return "\n".join(rows)
