@@ -81,7 +81,7 @@ def _architectures(view: View, sets: Sequence[str], lengths: Sequence[int]) -> t
                     continue
                 solved = int((here >= statistics.SOLVED).sum())
                 low, high = (float(bound) for bound in statistics.clopper_pearson(solved, len(here)))
-                mean = wording.percent(float(here.mean() or 0.0))
+                mean = wording.percent(sum(here.to_list()) / len(here))
                 line.append(f"{mean}; {solved} of {len(here)} [{wording.span(low, high)}]")
         lines.append(line)
     head = ["mean over seeds; seeds with 95% [95% interval]", "runs"]
