@@ -15,10 +15,12 @@ from harness.decide import sampling
 from harness.evaluate import Point, evaluate
 from harness.grid import evaluation_id, parse, resolve
 from harness.oracle import ScriptedModel
+from harness.ranks import Ranks
 from harness.rollout import Start, roll_out
 from harness.schema import FAILURES, ROWS
 from harness.store import Store
 from harness.stream import Source, steps
+from harness.train import train
 from harness.work import run_cell
 from tasks.code_fix import CodeFix
 from tasks.problems import problems, training_stream
@@ -137,26 +139,53 @@ def through(resolved, tmp_path, **settings):
     return list(store.rows(resolved.id))
 
 
-@pytest.mark.parametrize("kind", ["mamba", "gpt_neox"])
-def test_checkpoints_are_finetuned_and_evaluated_with_their_own_tokenizer(kind, tmp_path):
+def checkpoint(kind, folder):
+    """A tiny checkpoint, randomly initialised, with the tokenizer that comes with the task; its folder."""
     transformers = pytest.importorskip("transformers")
     shape = {"vocab_size": 520, "hidden_size": 32, "num_hidden_layers": 1, "eos_token_id": 0, "bos_token_id": 0}
     config = {
         "mamba": lambda: transformers.MambaConfig(**shape, state_size=4, pad_token_id=0),
         "gpt_neox": lambda: transformers.GPTNeoXConfig(**shape, num_attention_heads=2, intermediate_size=48),
     }[kind]()
-    folder = tmp_path / kind
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(SHIPPED["code"].read_text(encoding="utf-8"), encoding="utf-8")
-    resolved = cell_of(
-        architecture="models.pretrained:Pretrained",
-        model={"checkpoint": str(folder)},
-        tool_options={"tokens": str(folder)},
-    )
-    rows = through(resolved, tmp_path)
+    return str(folder)
+
+
+def finetuned(folder, **train):
+    changes = {"train": {"max_length": 2, "steps": 2, "batch": 8, "validation": 2, "learning_rate": 1e-3, **train}}
+    model = {"architecture": "models.pretrained:Pretrained", "model": {"checkpoint": folder}}
+    return cell_of(**model, tool_options={"tokens": folder}, **changes)
+
+
+@pytest.mark.parametrize("kind", ["mamba", "gpt_neox"])
+def test_checkpoints_are_finetuned_and_evaluated_with_their_own_tokenizer(kind, tmp_path):
+    rows = through(finetuned(checkpoint(kind, tmp_path / kind)), tmp_path)
     assert len(rows) == 3
     assert all(row["exact"] is not None and row["failure"] in (None, *FAILURES) for row in rows)
     assert all(row["replay_equal"] is not False for row in rows)
+
+
+def _share(rank, place, config, out):
+    """One of two processes that finetune together; the first writes down what it logs."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+    losses = []
+    train(config, report=lambda record: losses.append([record["loss"], record["gradient_norm"]]), ranks=Ranks(rank, 2))
+    if rank == 0:
+        Path(out).write_text(json.dumps(losses))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mamba", "gpt_neox"])
+def test_two_processes_finetune_as_one_does(kind, tmp_path):
+    resolved = finetuned(checkpoint(kind, tmp_path / kind), steps=3)
+    alone = []
+    train(resolved.config, report=lambda record: alone.append([record["loss"], record["gradient_norm"]]))
+    arguments = (str(tmp_path / "place"), resolved.config, str(tmp_path / "losses"))
+    torch.multiprocessing.spawn(_share, arguments, nprocs=2)
+    [[loss, norm]] = alone  # of the last step, which the two before it led to
+    assert json.loads((tmp_path / "losses").read_text()) == [pytest.approx([loss, norm], rel=1e-5)]
 
 
 def recorded(tmp_path, count=30):
