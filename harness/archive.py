@@ -14,12 +14,13 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
-from harness.grid import Grid, parse
+from harness.grid import Grid, evaluation_id, parse
 from harness.schema import CURVES, ROWS, Table
 from harness.search import chosen, decisions
 from harness.store import Store, curve_file
@@ -41,17 +42,23 @@ def is_archive(path: str) -> bool:
 def publish(grid: Grid, store: Store, folder: Path) -> int:
     """Put what a store has of a grid into a folder, beside what the folder has already; returns how many rows it holds.
 
-    Raises UserError when a cell in it has other weights than in the store (their rows are not to be mixed), or when the
-    folder cannot be written.
+    Raises UserError when a cell in it has other weights than in the store (their rows are not to be mixed), when the
+    grid asks for less than the folder's own does (whose rows would be there and not be seen), or when the folder cannot
+    be written.
     """
     with TemporaryDirectory() as place:
         held = Store(place).open(create=True)
+        before = None
         if is_archive(str(folder)):
             _unpack(folder, held)
+            before = chosen(_grid(folder), held)
+            before = replace(before, cells=[cell for cell in before.cells if held.published(cell.id)])
         for name in _names(grid, store):
             if name.endswith("published.json"):
                 _same_weights(held, store, name, folder)
             held.write(name, store.read(name))
+        if before is not None:
+            _asks_for_all(chosen(grid, held), before, folder)
         return _pack(grid, held, folder)
 
 
@@ -61,8 +68,25 @@ def opened(folder: str) -> Iterator[tuple[Grid, Store]]:
     with TemporaryDirectory() as place:
         store = Store(place).open(create=True)
         _unpack(Path(folder), store)
-        grid = parse((Path(folder) / GRID).read_text(), f"{folder}/{GRID}")
-        yield chosen(grid, store), store
+        yield chosen(_grid(Path(folder)), store), store
+
+
+def _grid(folder: Path) -> Grid:
+    try:
+        return parse((folder / GRID).read_text(), f"{folder}/{GRID}")
+    except OSError as error:
+        raise UserError(f"{folder}: is not what `lengthwise publish` makes, or is damaged ({error})") from error
+
+
+def _asks_for_all(now: Grid, before: Grid, folder: Path) -> None:
+    cells = {cell.id for cell in now.cells}
+    for cell in before.cells:
+        if cell.id not in cells:
+            raise UserError(f"{folder}: holds {cell.name}, which this grid has not (--set must not narrow it)")
+        old, new = before.evaluate(cell), now.evaluate(cell)
+        less = {*old.lengths} - {*new.lengths} or {*old.stress} - {*new.stress}
+        if less or old.problems > new.problems or evaluation_id(old) != evaluation_id(new):
+            raise UserError(f"{folder}: holds points of {cell.name} that this grid does not ask for")
 
 
 def views(folder: Path) -> dict[str, View]:

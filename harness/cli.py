@@ -262,11 +262,16 @@ def _refuse(grid: Grid, store: str, max_gpu_hours: float | None) -> None:
 
 
 @app.command()
-def status(grid: GridArgument, store: StoreOption = "results", sets: SetOption = []) -> None:  # noqa: B006
+def status(grid: ReportedArgument, store: StoreOption = "results", sets: SetOption = []) -> None:  # noqa: B006
     """Say where each cell stands, from the store alone."""
+    from harness import archive
     from harness.plan import print_status
 
-    print_status(_load(grid, sets), _open(store))
+    if not archive.is_archive(grid):
+        print_status(_load(grid, sets), _open(store))
+        return
+    with archive.opened(grid) as (asked, held):
+        print_status(asked, held)
 
 
 @app.command()

@@ -65,11 +65,13 @@ def runs(view: View) -> str:
 
 
 def _architectures(view: View, sets: Sequence[str], lengths: Sequence[int]) -> tuple[list[str], list[list[Any]]]:
-    """The mean over seeds at every length, with a 95% interval for the seeds that are right in at least 95%."""
+    """The mean over runs at every length, and a 95% interval for the share of runs that are right in at least 95%. One
+    that failed is right in none."""
     keys = ["task", "setting", "architecture", "recipe"]
     lines = []
     for key, cells in view.cells.group_by(keys, maintain_order=True):
         points = view.points.filter(pl.col("cell").is_in(cells["cell"].to_list()))
+        failed = cells.filter(~pl.col("cell").is_in(points["cell"].to_list()), status="failed").height
         line: list[Any] = [" ".join(filter(None, map(str, key))), cells.height]
         for stress in sets:
             for length in lengths:
@@ -79,10 +81,10 @@ def _architectures(view: View, sets: Sequence[str], lengths: Sequence[int]) -> t
                 if not len(here):
                     line.append("")
                     continue
-                solved = int((here >= statistics.SOLVED).sum())
-                low, high = (float(bound) for bound in statistics.clopper_pearson(solved, len(here)))
-                mean = wording.percent(sum(here.to_list()) / len(here))
-                line.append(f"{mean}; {solved} of {len(here)} [{wording.span(low, high)}]")
+                solved, count = int((here >= statistics.SOLVED).sum()), len(here) + failed
+                low, high = (float(bound) for bound in statistics.clopper_pearson(solved, count))
+                mean = wording.percent(sum(here.to_list()) / count)
+                line.append(f"{mean}; {solved} of {count} [{wording.span(low, high)}]")
         lines.append(line)
     head = ["mean over seeds; seeds with 95% [95% interval]", "runs"]
     return [*head, *(_point(length, stress, sets) for stress in sets for length in lengths)], lines
@@ -149,17 +151,18 @@ def _beside(view: View, claim: Claim) -> list[list[str]]:
         ).filter(pl.col("accuracy").is_not_null())
         if at.is_empty():
             continue
+        failed = own.filter(~pl.col("cell").is_in(at["cell"].to_list()), status="failed").height
         seeds = at.sort("seed", "replicate").to_dicts()
         best = max(seeds, key=lambda line: line[claim.measure])
-        shares = [line[claim.measure] for line in seeds]
-        digits = 0 if claim.measure == "accuracy" else 2
+        shares, digits = [line[claim.measure] for line in seeds], 0 if claim.measure == "accuracy" else 2
+        each = [*(wording.percent(share, digits) for share in shares), *["failed"] * failed]
         counts = f" ({best['k']}/{best['of']}, {wording.span(best['low'], best['high'])})" * (digits == 0)
         lines.append(
             [
                 f"{size} {recipe}".strip(),
-                f"{wording.percent(best[claim.measure], digits)}{counts}, best of {len(seeds)}",
-                wording.percent(sum(shares) / len(shares), digits),
-                ", ".join(wording.percent(share, digits) for share in shares),
+                f"{wording.percent(best[claim.measure], digits)}{counts}, best of {len(each)}",
+                wording.percent(sum(shares) / len(each), digits),
+                ", ".join(each),
                 _verdict(claim, best),
             ]
         )

@@ -50,8 +50,7 @@ def test_a_published_grid_makes_the_same_report(tmp_path, grid):
 
 def test_publishing_again_adds_what_is_new_and_doubles_nothing(tmp_path, grid):
     for place, cells in enumerate((grid.cells[:3], grid.cells[2:])):
-        part = replace(grid, cells=cells)
-        archive.publish(part, filled(tmp_path / f"store{place}", part), tmp_path / "out")
+        archive.publish(grid, filled(tmp_path / f"store{place}", replace(grid, cells=cells)), tmp_path / "out")
     whole = filled(tmp_path / "whole", grid)
     with archive.opened(str(tmp_path / "out")) as (again, held):
         same(report_data(again, held), report_data(grid, whole))
@@ -67,6 +66,15 @@ def test_rows_of_other_weights_are_refused(tmp_path, grid):
     store.write(name, json.dumps({**json.loads(store.read(name)), "checkpoint": "f" * 32}).encode())
     with pytest.raises(UserError, match=f"cell {grid.cells[0].id} is in it with other weights"):
         archive.publish(grid, store, tmp_path / "out")
+
+
+@pytest.mark.parametrize("less", ["seed=[1]", "evaluate.lengths=[5]", "evaluate.problems=10", "evaluate.budget=2"])
+def test_a_grid_that_would_hide_rows_is_refused(tmp_path, grid, less):
+    store = filled(tmp_path / "store", grid)
+    archive.publish(grid, store, tmp_path / "out")
+    narrower = load(str(tmp_path / "simulated.yaml"), [*SMALL, *LENGTHS, less])
+    with pytest.raises(UserError, match=r"has not|does not ask for"):
+        archive.publish(narrower, store, tmp_path / "out")
 
 
 @pytest.mark.parametrize("file", [archive.DOCUMENTS, "rows.parquet"])
@@ -94,6 +102,7 @@ def test_the_commands_publish_and_report(tmp_path, grid):
     ]
     assert CliRunner().invoke(app, command).output.startswith("240 rows")
     assert CliRunner().invoke(app, ["report", str(out)]).exit_code == 0
+    assert CliRunner().invoke(app, ["status", str(out)]).output.endswith("4 done\n")
     assert "Simulated results" in (out / "report.html").read_text()
 
     page = tmp_path / "page.md"

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from harness.bench.simulate import simulate
+from harness.collect import report_data
+from harness.grid import parse
+from harness.store import Store
 from reports.reported import Claim
-from reports.results import _lengths, _verdict
+from reports.results import _beside, _lengths, _verdict, runs
 from reports.statistics import clopper_pearson
+from reports.view import View
+
+GRID = """
+name: simulated
+base: {task: multiplication, setting: interactive, architecture: mamba1, train: {max_length: 10}}
+axes: {seed: [0, 1, 2]}
+evaluate: {lengths: [5, 1000], problems: 20}
+"""
 
 
 def point(k, of):
@@ -34,3 +46,15 @@ def test_lengths_of_a_table_are_spread_out_and_end_with_the_longest():
     assert _lengths([1, 3, 5, 6, 7, 8, 10, 15, 20, 50, 100, 200, 500, 1000], 5) == [5, 10, 20, 50, 100, 200, 500, 1000]
     assert _lengths([1, 2, 3], 3) == [3]
     assert _lengths([4, 8], 3) == [4, 8]
+
+
+def test_a_failed_run_counts_as_one_that_is_right_in_none(tmp_path):
+    grid, store = parse(GRID, "simulated.yaml"), Store(str(tmp_path)).open(create=True)
+    simulate(grid, store, failed_every=3)
+    view = View(report_data(grid, store))
+    assert "of 3 [" in runs(view)
+    assert "of 2 [" not in runs(view)
+    [[_, best, _, each, _]] = _beside(view, Claim("random", "mamba1", "multiplication", 10, 1000, 1.0))
+    assert "best of 3" in best
+    assert each.count(",") == 2
+    assert each.endswith("failed")
