@@ -95,7 +95,9 @@ def _point(length: int, stress: str, sets: Sequence[str]) -> str:
 
 
 def _lengths(lengths: Sequence[int], trained: int) -> list[int]:
-    """The longest of training; beyond it, from the longest downwards, those at most half as long as the one before."""
+    """All; of too many the longest of training and, from the longest downwards, those at most half of the one before."""
+    if len(lengths) <= LENGTHS:
+        return list(lengths)
     chosen: list[int] = []
     for length in sorted((length for length in lengths if length > trained), reverse=True):
         if len(chosen) < LENGTHS - 1 and (not chosen or 2 * length <= chosen[-1]):

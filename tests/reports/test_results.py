@@ -44,7 +44,7 @@ def test_a_claim_is_held_against_the_interval_of_our_best_run(share, k, verdict)
 
 def test_lengths_of_a_table_are_spread_out_and_end_with_the_longest():
     assert _lengths([1, 3, 5, 6, 7, 8, 10, 15, 20, 50, 100, 200, 500, 1000], 5) == [5, 10, 20, 50, 100, 200, 500, 1000]
-    assert _lengths([1, 2, 3], 3) == [3]
+    assert _lengths([1, 2, 3], 3) == [1, 2, 3]
     assert _lengths([4, 8], 3) == [4, 8]
 
 
