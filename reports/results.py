@@ -95,7 +95,7 @@ def _point(length: int, stress: str, sets: Sequence[str]) -> str:
 
 
 def _lengths(lengths: Sequence[int], trained: int) -> list[int]:
-    """All; of too many the longest of training and, from the longest downwards, those at most half of the one before."""
+    """All; of too many the longest of training and, from the longest down, those at most half of the one before."""
     if len(lengths) <= LENGTHS:
         return list(lengths)
     chosen: list[int] = []
