@@ -105,7 +105,7 @@ def _disjoint(task: Task, lengths: Sequence[int]) -> str | None:
     evaluated = [problems(task, "evaluation", length, SAMPLE) for length in lengths]
     # A small space may have no problem of the evaluation's own, and then lends it all: see tasks.problems.
     purposes = (
-        training_stream(task, longest, 0, 0)[:SAMPLE],
+        training_stream(task, longest, 0, 0, count=SAMPLE),
         validation_problems(task, longest, SAMPLE),
         [problem for some in evaluated if any(map(_own, some)) for problem in some],
     )

@@ -122,7 +122,8 @@ def point_tokens(config: Cell, length: int) -> float:
 @cache
 def _training_tokens(trained_on: str) -> float:
     config = Cell.model_validate_json(trained_on)
-    sample = scenario_of(config).training_block(config.train.max_length, 0, 0, config.train.stress)[:SAMPLE]
+    recipe = config.train
+    sample = scenario_of(config).training_block(recipe.max_length, 0, 0, recipe.stress, SAMPLE)
     return sum(len(whose.encoded(problem).ids) for whose, problem in sample) / len(sample)
 
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from models import ARCHITECTURES
 from models.base import SequenceModel
@@ -37,6 +38,8 @@ def build(
     chosen = resolve_options(architecture, kind, size, options)
     with ExitStack() as stack:
         stack.enter_context(torch.device(device or "cpu"))
+        if device == "meta":
+            stack.enter_context(OnPaper())
         if seed is not None:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             torch.default_generator.manual_seed(seed)
@@ -44,6 +47,29 @@ def build(
             return kind(vocabulary, chosen)
         except ValueError as error:
             raise ValueError(f"{architecture}: {error}") from None
+
+
+class OnPaper(TorchFunctionMode):
+    """Fills nothing in where there is nothing to fill: PyTorch would import its compiler for that, in 1.3 s."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        options = options or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return arguments[0] if arguments else options["tensor"]
+        if function in _MADE and "device" not in options:
+            return function(*arguments, **options, device="cpu").to("meta")
+        if function in _POINTWISE:
+            tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
+            if all(tensor.is_meta and tensor.dtype == torch.float32 for tensor in tensors):
+                return torch.empty(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
+        return function(*arguments, **options)
+
+
+_MADE = {torch.arange, torch.rand}
+_POINTWISE = {torch.exp, torch.expm1, torch.log, torch.neg}
+_POINTWISE |= {getattr(torch.Tensor, name) for name in ("exp", "log", "neg", "add", "sub", "mul", "clamp_")}
 
 
 def full_options(architecture: str, size: str, options: Mapping[str, Any] = {}) -> tuple[dict[str, Any], int]:

@@ -61,18 +61,25 @@ class Mixture(Scenario):
         return {**super().revisions, "mixture": {name: other.revisions for name, (other, _) in self.others.items()}}
 
     def training_block(
-        self, max_length: int, data_seed: int, block: int, stress: Mapping[str, float] | None = None
+        self,
+        max_length: int,
+        data_seed: int,
+        block: int,
+        stress: Mapping[str, float] | None = None,
+        count: int = BLOCK,
     ) -> list[tuple[Scenario, Problem]]:
         """Every place of the block goes to one of the tasks at random, and holds what its own stream has there.
 
-        stress: stress set of the cell's own task -> its share of that task's problems.
+        stress: stress set of the cell's own task -> its share of that task's problems; count: only the first so many
+        places.
         """
         scenarios: list[Scenario] = [self, *(other for other, _ in self.others.values())]
         rng = generator(self.task, "mixture", self.shares, data_seed, block)
         weights = [1 - sum(self.shares.values()), *self.shares.values()]
-        whose = rng.choices(range(len(scenarios)), weights, k=BLOCK)
-        own = training_stream(self.task, max_length, data_seed, block, stress)
-        streams = [own, *(training_stream(other.task, max_length, data_seed, block) for other in scenarios[1:])]
+        whose = rng.choices(range(len(scenarios)), weights, k=BLOCK)[:count]
+        own = training_stream(self.task, max_length, data_seed, block, stress, count)
+        streams = [own]
+        streams += [training_stream(other.task, max_length, data_seed, block, count=count) for other in scenarios[1:]]
         return [(scenarios[which], streams[which][place]) for place, which in enumerate(whose)]
 
     def _tell_apart(self) -> None:

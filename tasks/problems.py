@@ -75,23 +75,30 @@ def validation_problems(task: Task, max_length: int, count: int) -> list[Problem
 
 
 def training_stream(
-    task: Task, max_length: int, data_seed: int, block: int, stress: Mapping[str, float] | None = None
+    task: Task,
+    max_length: int,
+    data_seed: int,
+    block: int,
+    stress: Mapping[str, float] | None = None,
+    count: int = BLOCK,
 ) -> list[Problem]:
     """Block number `block` (from 0) of an endless stream, `BLOCK` problems; problems may come again.
 
-    stress: stress set -> its share of the problems, at lengths uniform over 1..`max_length`.
+    stress: stress set -> its share of the problems, at lengths uniform over 1..`max_length`; count: only the first so
+    many of them.
     Raises ValueError for a set the task does not have.
     """
     if not stress:
         rng = generator(task, "training", max_length, data_seed, block)
-        return [_draw_training(task, task.sample_training, rng, max_length) for _ in range(BLOCK)]
+        return [_draw_training(task, task.sample_training, rng, max_length) for _ in range(count)]
     for name in stress:
         if name not in task.stress:
             raise unknown(f"stress set of {task.name}", name, task.stress)
     rng = generator(task, "training", max_length, data_seed, block, dict(sorted(stress.items())))
     samplers = [task.sample_training, *(_up_to(task.stress[name]) for name in sorted(stress))]
     weights = [1 - sum(stress.values()), *(stress[name] for name in sorted(stress))]
-    return [_draw_training(task, which, rng, max_length) for which in rng.choices(samplers, weights, k=BLOCK)]
+    chosen = rng.choices(samplers, weights, k=BLOCK)[:count]
+    return [_draw_training(task, which, rng, max_length) for which in chosen]
 
 
 def jitter(length: int) -> range:

@@ -13,7 +13,7 @@ from greenlet import getcurrent, greenlet
 from tasks import TASKS
 from tasks.agent import Agent, Environment
 from tasks.base import ANSWER, EOS, PAD, Problem, Role, Task
-from tasks.problems import training_stream
+from tasks.problems import BLOCK, training_stream
 from tasks.resolve import name_of, resolve, unknown
 from tasks.trajectory import Encoded, Piece, Trajectory
 from tasks.vocabulary import Vocabulary
@@ -113,13 +113,18 @@ class Scenario:
         return self.task.judge(problem, written, self.make_tool())
 
     def training_block(
-        self, max_length: int, data_seed: int, block: int, stress: Mapping[str, float] | None = None
+        self,
+        max_length: int,
+        data_seed: int,
+        block: int,
+        stress: Mapping[str, float] | None = None,
+        count: int = BLOCK,
     ) -> list[tuple[Scenario, Problem]]:
         """Block number `block` of the training stream, each problem with the scenario it is to be recorded in.
 
-        stress: stress set of the task -> its share of the problems.
+        stress: stress set of the task -> its share of the problems; count: only the first so many of the block.
         """
-        return [(self, problem) for problem in training_stream(self.task, max_length, data_seed, block, stress)]
+        return [(self, problem) for problem in training_stream(self.task, max_length, data_seed, block, stress, count)]
 
     def record(self, problem: Problem) -> Trajectory:
         """The oracle trajectory: the solver run against the real tool."""

@@ -116,6 +116,7 @@ def _publish(cell: Resolved, store: Store, records: int) -> None:
             "seconds": 0.05 * step,
         }
     )
+    store.create(f"cells/{cell.id}/cell.json", json.dumps({"config": cell.config.model_dump()}).encode())
     store.create(curve_file(cell.id, checkpoint), _parquet(CURVES, curve))
     store.create(f"cells/{cell.id}/published.json", json.dumps(summary).encode())
 
