@@ -250,3 +250,16 @@ def overhead(
     from harness.bench.timing import finish
 
     finish(bench_overhead(cells, seconds, workers, sample))
+
+
+@app.command()
+def grid(
+    cells: Annotated[int, typer.Option(min=1, help="Cells, rounded up to a multiple of 40.")] = 10_000,
+    points: Annotated[int, typer.Option(min=1, help="Lengths of each, of 2 problems.")] = 2,
+    folder: Annotated[Path | None, typer.Option(help="Keep the simulated store there, or take the one kept.")] = None,
+) -> None:
+    """How long a plan, a status and another run of a finished grid of very many cells take."""
+    from harness.bench.grid import bench_grid
+    from harness.bench.timing import finish
+
+    finish(bench_grid(cells, points, folder))

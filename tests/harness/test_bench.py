@@ -86,3 +86,14 @@ def test_overhead_carries_the_grid_and_a_sample_with_ray_tune(capsys):
     assert result["whole"]["mlflow_complete"]
     assert result["sample"]["ideal"] == pytest.approx(0.1)
     assert result["times"] == pytest.approx(result["tune"] / result["sample"]["seconds"])
+
+
+@pytest.mark.slow
+def test_a_grid_of_many_cells_is_planned_and_looked_at(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.bench.grid.stands", lambda *_: True)  # tests run with uncommitted changes, too
+    result = printed(capsys, "grid", "--cells=40", "--points=1", f"--folder={tmp_path}")
+    assert {name for name, of in result.items() if isinstance(of, dict)} == {
+        *("run", "plan", "status", "plan, nothing done")
+    }
+    assert all(of["cpu_seconds"] > 0 for of in result.values() if isinstance(of, dict))
+    assert len(list((tmp_path / "store" / "cells").iterdir())) == 40
