@@ -10,7 +10,6 @@ Rows of a thousand points compress to a fiftieth in one file of what they take i
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from harness.errors import UserError
 from harness.grid import Grid, evaluation_id, parse
 from harness.schema import CURVES, ROWS, Table
 from harness.search import chosen, decisions
-from harness.store import Store, curve_file
+from harness.store import Store, curve_file, encoded
 
 if TYPE_CHECKING:
     import pyarrow
@@ -131,7 +130,6 @@ def _same_weights(held: Store, store: Store, name: str, folder: Path) -> None:
 
 def _pack(grid: Grid, held: Store, folder: Path) -> int:
     import pyarrow
-    import pyarrow.parquet
 
     names = sorted(str(path.relative_to(held.root)) for path in Path(held.root).rglob("*") if path.is_file())
     content: dict[str, bytes] = {GRID: grid.text.encode()}
@@ -144,9 +142,7 @@ def _pack(grid: Grid, held: Store, folder: Path) -> int:
         if not parts:
             continue
         whole = pyarrow.concat_tables(parts, promote_options="default")
-        sink = io.BytesIO()
-        pyarrow.parquet.write_table(whole, sink, compression="zstd", compression_level=19, write_page_checksum=True)
-        content[table] = sink.getvalue()
+        content[table] = encoded(whole, level=19)
         rows += whole.num_rows if kind is ROWS else 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +161,6 @@ def _labelled(table: pyarrow.Table, name: str) -> pyarrow.Table:
 
 def _unpack(folder: Path, store: Store) -> None:
     import pyarrow
-    import pyarrow.compute
     import pyarrow.parquet
 
     try:
@@ -175,11 +170,10 @@ def _unpack(folder: Path, store: Store) -> None:
             if not (folder / table).exists():
                 continue
             whole = pyarrow.parquet.read_table(folder / table, page_checksum_verification=True)
-            for name in whole["file"].unique().to_pylist():
-                part = whole.filter(pyarrow.compute.equal(whole["file"], name)).drop_columns(["file"])
-                sink = io.BytesIO()
-                pyarrow.parquet.write_table(part, sink, write_page_checksum=True)
-                store.write(name, sink.getvalue())
+            start, bare = 0, whole.drop_columns(["file"])
+            for file in whole["file"].value_counts().to_pylist():  # the rows of a file lie together
+                store.write(file["values"], encoded(bare.slice(start, file["counts"])))
+                start += file["counts"]
     except (OSError, ValueError, KeyError, AttributeError, pyarrow.ArrowException) as error:
         said = " ".join(str(error).split())[:120]
         raise UserError(f"{folder}: is not what `lengthwise publish` makes, or is damaged ({said})") from error

@@ -389,10 +389,9 @@ def results(
         before = page.read_text()
         after = filled(before, views(page.with_suffix("")))
         if check and after != before:
-            raise UserError(
-                f"{page}: its tables are not what the rows say; `lengthwise results {page}` writes them anew"
-            )
-        page.write_text(after)
+            raise ValueError(f"its tables are not what the rows say; `lengthwise results {page}` writes them anew")
+        if after != before:
+            page.write_text(after)
     except OSError as error:
         raise UserError(f"{page}: cannot be read or written ({error})") from error
     except ValueError as error:

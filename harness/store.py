@@ -364,10 +364,10 @@ def arrow_schema(table: Table) -> pyarrow.Schema:
     return pyarrow.schema([(name, types[kind]) for name, (kind, _) in table.items()])
 
 
-def encoded(table: pyarrow.Table) -> bytes:
-    """A table as a Parquet file, every page with its checksum."""
+def encoded(table: pyarrow.Table, level: int | None = None) -> bytes:
+    """A table as a Parquet file, every page with its checksum; level: of the compression, zstd's own where left out."""
     import pyarrow.parquet
 
     sink = io.BytesIO()
-    pyarrow.parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    pyarrow.parquet.write_table(table, sink, compression="zstd", compression_level=level, write_page_checksum=True)
     return sink.getvalue()

@@ -33,7 +33,7 @@ def paper(view: View) -> Markup | None:
 
 
 def _exhibit(view: View, exhibit: Exhibit) -> Markup | None:
-    lines = [(claim, _cells(view, claim)) for claim in exhibit.claims]
+    lines = [(claim, cells_of(view, claim)) for claim in exhibit.claims]
     if not any((cells["max_length"] == claim.trained).any() for claim, cells in lines):
         return None
     body, who = [], []
@@ -47,7 +47,7 @@ def _exhibit(view: View, exhibit: Exhibit) -> Markup | None:
     return fragment(head, note(exhibit.note) if exhibit.note else None, table(_HEAD, body, "numbers", who), missing)
 
 
-def _cells(view: View, claim: Claim) -> pl.DataFrame:
+def cells_of(view: View, claim: Claim) -> pl.DataFrame:
     """Our cells of the claim's kind, to whatever length they were trained."""
     same = {"task": claim.task, "setting": claim.setting, "architecture": claim.architecture, "form": "faithful"}
     cells = view.cells.filter(*(pl.col(name) == value for name, value in same.items()))
@@ -115,6 +115,11 @@ def _as_accurate(own: pl.DataFrame, at: pl.DataFrame, claim: Claim) -> str:
     """Failed runs count as runs that are not."""
     if claim.share is None or at.is_empty() or at["length"][0] != claim.at:
         return wording.NONE
-    failed = own.filter((pl.col("status") == "failed") & ~pl.col("cell").is_in(at["cell"].to_list())).height
+    failed = failed_without(at, own)
     reached = pl.col("high" if claim.measure == "accuracy" else claim.measure)
     return f"{at.filter(reached >= claim.share).height} of {at.height + failed}"
+
+
+def failed_without(points: pl.DataFrame, cells: pl.DataFrame) -> int:
+    """How many of the cells failed and have none of the points: they count as right in none."""
+    return cells.filter((pl.col("status") == "failed") & ~pl.col("cell").is_in(points["cell"].to_list())).height

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from reports import statistics, wording
+from reports.paper import cells_of, failed_without
 from reports.reported import EXHIBITS, NAMES, Claim
 from reports.view import View
 
@@ -71,7 +72,7 @@ def _architectures(view: View, sets: Sequence[str], lengths: Sequence[int]) -> t
     lines = []
     for key, cells in view.cells.group_by(keys, maintain_order=True):
         points = view.points.filter(pl.col("cell").is_in(cells["cell"].to_list()))
-        failed = cells.filter(~pl.col("cell").is_in(points["cell"].to_list()), status="failed").height
+        failed = failed_without(points, cells)
         line: list[Any] = [" ".join(filter(None, map(str, key))), cells.height]
         for stress in sets:
             for length in lengths:
@@ -142,10 +143,7 @@ def _theirs(claim: Claim) -> str:
 
 
 def _beside(view: View, claim: Claim) -> list[list[str]]:
-    same = {"task": claim.task, "setting": claim.setting, "architecture": claim.architecture, "form": "faithful"}
-    cells = view.cells.filter(max_length=claim.trained, **same)
-    if claim.steps is not None:
-        cells = cells.filter(train_steps=claim.steps)
+    cells = cells_of(view, claim).filter(max_length=claim.trained)
     lines = []
     for (size, recipe), own in cells.group_by(["size", "recipe"], maintain_order=True):
         at = view.points.filter(
@@ -153,7 +151,7 @@ def _beside(view: View, claim: Claim) -> list[list[str]]:
         ).filter(pl.col("accuracy").is_not_null())
         if at.is_empty():
             continue
-        failed = own.filter(~pl.col("cell").is_in(at["cell"].to_list()), status="failed").height
+        failed = failed_without(at, own)
         seeds = at.sort("seed", "replicate").to_dicts()
         best = max(seeds, key=lambda line: line[claim.measure])
         shares, digits = [line[claim.measure] for line in seeds], 0 if claim.measure == "accuracy" else 2

@@ -154,7 +154,7 @@ class Mamba1Step:
         residual, low, squares, selected = self.residual, self.low, self.squares, self.selected
         x, gate, y, live = self.x, self.gate, self.y, live.view(torch.uint8)
         early = {"EARLY": tiles.early, **({"launch_pdl": True} if tiles.early else {})}
-        tall, wide, depth, warps, stages = tiles.leave
+        tall, wide = tiles.leave[:2]
         _embed[(triton.cdiv(rows, tall), parts)](
             tokens, self.embedding, state.position, live, residual, low, squares, rows, size,
             ROWS=tall, COLUMNS=wide, **early,
