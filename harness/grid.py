@@ -29,6 +29,9 @@ EVALUATION_REVISION = 1
 """Raised when the same weights would get other result rows than before."""
 
 
+_FORM = Cell.model_fields["form"].default
+
+
 @dataclass(frozen=True)
 class Resolved:
     """One cell with every field settled."""
@@ -277,7 +280,7 @@ def resolve(raw: Mapping[str, Any], where: str = "cell", facts: Callable[[str], 
         update={
             "train": cell.train.model_copy(update={"mixture": dict(known.shares), "stop_after": stop_after}),
             "task": known.task,
-            "form": cell.form if cell.setting in ("interactive", "cot") else Cell().form,  # elsewhere nothing differs
+            "form": cell.form if cell.setting in ("interactive", "cot") else _FORM,  # elsewhere nothing differs
             "tool": known.tool,
             "tool_options": dict(known.tool_options),
             "architecture": known.architecture,
@@ -311,17 +314,17 @@ def _try_model(architecture: str, size: str, options: str, vocabulary: int) -> N
 
 def named(cells: list[Resolved]) -> list[Resolved]:
     """Cells with names that tell apart those of one task, setting and architecture by what differs among them."""
-    flat = [_flatten(cell.config.model_dump()) for cell in cells]
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for cell, mine in zip(cells, flat):
-        groups.setdefault(_group(cell), []).append(mine)
-    varying = {group: _varying(members) for group, members in groups.items()}
-    result = []
-    for cell, mine in zip(cells, flat):
-        told = [f"{key.split('.')[-1]}={mine.get(key)}" for key in varying[_group(cell)]]
-        parts = [*_group(cell), *told, f"seed={cell.config.seed}"]
-        result.append(replace(cell, name=" ".join(parts)))
-    return result
+    dumped = [cell.config.model_dump(exclude={"seed", "data_seed"}) for cell in cells]
+    kinds = [repr(mine) for mine in dumped]  # of very many cells, few differ in more than seeds
+    groups: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    for kind, (mine, cell) in dict(zip(kinds, zip(dumped, cells))).items():
+        groups.setdefault(_group(cell), {})[kind] = _flatten(mine)
+    told = {}
+    for group, members in groups.items():
+        varying = _varying(list(members.values()))
+        for kind, mine in members.items():
+            told[kind] = " ".join([*group, *(f"{key.split('.')[-1]}={mine.get(key)}" for key in varying)])
+    return [replace(cell, name=f"{told[kind]} seed={cell.config.seed}") for cell, kind in zip(cells, kinds)]
 
 
 def _group(cell: Resolved) -> tuple[str, str, str]:
@@ -329,8 +332,8 @@ def _group(cell: Resolved) -> tuple[str, str, str]:
 
 
 def _varying(members: list[dict[str, Any]]) -> list[str]:
-    """The fields in which some of the cells differ, seeds apart."""
-    keys = dict.fromkeys(key for member in members for key in member if key not in ("seed", "data_seed"))
+    """The fields in which some of the cells differ."""
+    keys = dict.fromkeys(key for member in members for key in member)
     return [key for key in keys if any(member.get(key) != members[0].get(key) for member in members)]
 
 
@@ -364,6 +367,7 @@ def changed(model: BaseModel, leave_out: Sequence[str] = ()) -> dict[str, Any]:
     return result
 
 
+@cache
 def evaluation_id(evaluate: Evaluate) -> str:
     """Hash of the evaluation settings that change a result (which points there are does not)."""
     relevant = {name: getattr(evaluate, name) for name in ("mode", "rollout_max", "budget", "precision")}

@@ -170,7 +170,9 @@ def hours(work: Work, store: Store | None) -> Hours:
     """How long it would take."""
     items = [(item, work.grid.run(choice.cells[0]).gpus) for choice, own in work.trials for item in own]
     items += [(item, work.grid.run(item.cell).gpus) for item in work.cells]
-    return Throughput(store, [item.cell.id for item in work.cells[:THROUGHPUT_SAMPLE]]).hours(items)
+    left = any(item.todo for item, _ in items)
+    prefer = [item.cell.id for item in work.cells[:THROUGHPUT_SAMPLE]]
+    return Throughput(store if left else None, prefer).hours(items)
 
 
 def print_plan(grid: Grid, store: Store | None) -> Hours:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -50,7 +51,7 @@ def build(
 
 
 class OnPaper(TorchFunctionMode):
-    """Fills nothing in where there is nothing to fill: PyTorch would import its compiler for that, in 1.3 s."""
+    """Fills nothing in where there is nothing to fill: PyTorch would import SymPy or its compiler for that."""
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
@@ -60,16 +61,20 @@ class OnPaper(TorchFunctionMode):
             return arguments[0] if arguments else options["tensor"]
         if function in _MADE and "device" not in options:
             return function(*arguments, **options, device="cpu").to("meta")
+        if function in _IN_PLACE and arguments[0].is_meta:
+            return arguments[0]
         if function in _POINTWISE:
             tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
             if all(tensor.is_meta and tensor.dtype == torch.float32 for tensor in tensors):
-                return torch.empty(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
+                return torch.empty(np.broadcast_shapes(*(tensor.shape for tensor in tensors)))
         return function(*arguments, **options)
 
 
 _MADE = {torch.arange, torch.rand}
+_IN_PLACE = {torch.Tensor.clamp_, torch.Tensor.div_, torch.Tensor.uniform_}
 _POINTWISE = {torch.exp, torch.expm1, torch.log, torch.neg}
-_POINTWISE |= {getattr(torch.Tensor, name) for name in ("exp", "log", "neg", "add", "sub", "mul", "clamp_")}
+_POINTWISE |= {getattr(torch.Tensor, name) for name in ("exp", "log", "neg", "add", "sub", "__rsub__", "mul", "div")}
+_POINTWISE |= {getattr(torch.Tensor, name) for name in ("pow", "__pow__", "remainder", "abs")}
 
 
 def full_options(architecture: str, size: str, options: Mapping[str, Any] = {}) -> tuple[dict[str, Any], int]:

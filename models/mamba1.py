@@ -69,7 +69,7 @@ class Mamba1Mixer(Block):
         self.conv = CausalConv(self.inner, d_conv)
         self.x_proj = nn.Linear(self.inner, self.rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.rank, self.inner)
-        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(self.inner, 1))
+        self.A_log = nn.Parameter(torch.ones(self.inner, 1) * torch.arange(1.0, d_state + 1).log())
         self.D = nn.Parameter(torch.ones(self.inner))
         self.out_proj = nn.Linear(self.inner, d_model, bias=False)
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)

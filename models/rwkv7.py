@@ -71,7 +71,7 @@ class TimeMix(Block):
         if d_model % head_size:
             raise ValueError(f"head_size: {head_size} does not divide d_model = {d_model}")
         self.width, self.head_size, self.heads, self.first = d_model, head_size, d_model // head_size, layer == 0
-        channel = torch.arange(d_model)
+        channel = torch.arange(d_model, dtype=torch.float32)
         falling, rising = 1 - layer / depth, layer / max(1, depth - 1)
         # How much of the token before enters receptance, decay, key, value, rate and gate.
         powers = torch.tensor([0.2, 0.9, 0.7, 0.7, 0.9, 0.2])[:, None] * falling
@@ -144,7 +144,8 @@ class ChannelMix(nn.Module):
 
     def __init__(self, d_model: int, mlp: int, layer: int, depth: int) -> None:
         super().__init__()
-        self.shift = nn.Parameter(1 - (torch.arange(d_model) / d_model) ** (1 - layer / depth) ** 4)
+        channel = torch.arange(d_model, dtype=torch.float32)
+        self.shift = nn.Parameter(1 - (channel / d_model) ** (1 - layer / depth) ** 4)
         self.key, self.value = nn.Linear(d_model, mlp, bias=False), nn.Linear(mlp, d_model, bias=False)
         nn.init.orthogonal_(self.key.weight)
         nn.init.zeros_(self.value.weight)

@@ -56,6 +56,13 @@ def test_the_hours_of_known_kinds_are_tokens_over_measured_speed(store):
     assert str(hours(grid(), store)) == "no time: nothing is left to do"
 
 
+def test_where_nothing_is_left_to_do_no_speed_is_looked_up(store, monkeypatch):
+    """It would be the rows of 200 cells that are opened."""
+    asked = grid()
+    monkeypatch.setattr(Store, "arrow", lambda *_: pytest.fail("rows were read"))
+    assert str(hours(asked, store)) == "no time: nothing is left to do"
+
+
 def test_other_kinds_take_the_flops_of_their_size(store):
     other = parse(TEXT.format(size="tiny", seeds="0", gpus=0).replace("[gru, lstm]", "[mamba2]"), "g.yaml")
     seconds, source = Throughput(store).seconds(other.cells[0].config, "cpu", "train", 1.0, 6e9)
