@@ -13,7 +13,7 @@ from reports.data import ReportData
 from reports.marks import marks
 from reports.markup import Markup, element, folded, fragment, table
 from reports.page import document
-from reports.pairs import probability, said
+from reports.pairs import approximated, probability, said
 from reports.parts import figure, note, panels, section
 from reports.significance import LEVEL, POWER
 from reports.view import View
@@ -98,10 +98,11 @@ def _tests(comparison: Comparison, id: str) -> Markup:
         f"All tests of these two grids are corrected together (Holm), at {LEVEL:.0%}; a dash stands where so little "
         "was seen that no outcome could have passed the correction."
     )
+    rough = approximated([one.contrast.test for one in comparison.retrained if one.contrast])
     return section(
         id,
         f"Tests: {_name(comparison)}",
-        note(f"{_TEXTS[comparison.mode]} {correction}"),
+        note(f"{_TEXTS[comparison.mode]} {correction}{rough}"),
         shown,
         _shifts(comparison),
     )

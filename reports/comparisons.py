@@ -8,7 +8,7 @@ from statistics import median
 from reports import wording
 from reports.marks import AGAINST, marks
 from reports.markup import Markup, element, folded, table
-from reports.pairs import Pair, probability, said
+from reports.pairs import Pair, approximated, probability, said
 from reports.parts import architecture, note, part, section
 from reports.significance import LEAST_RUNS, LEVEL
 from reports.view import Facet, View
@@ -28,6 +28,7 @@ def comparisons(view: View) -> Markup | None:
         f"task and setting (Holm) at {LEVEL:.0%}. Fewer than {LEAST_RUNS} runs a side decide nothing. Ahead: the "
         "chance that a run of the first reaches further than one of the second, ties counted half. The curves are "
         "descriptive: no other comparison on this page is a test."
+        + approximated(pair.contrast.test for own in view.pairs.values() for pair in own)
     )
     return section("comparisons", "Which architecture reaches further", note(text), *parts)
 

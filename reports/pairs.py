@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import polars as pl
 
-from reports import aggregate, runs, style
-from reports.significance import LEVEL, POWER, Decision, decide, detectable_share, smallest_p
+from reports import aggregate, runs, style, wording
+from reports.significance import LEVEL, POWER, Decision, Permutation, decide, detectable_share, smallest_p
 
 Key = tuple[Any, ...]
 """Values of `aggregate.FACET`: one panel."""
@@ -81,6 +82,14 @@ def _detectable(share: float | None) -> str:
     if share is None:
         return f"no difference would be found with a power of {POWER:.0%}"
     return f"a difference of {100 * share:.0f} in 100 seeds would be found with a power of {POWER:.0%}"
+
+
+def approximated(tests: Iterable[Permutation]) -> str:
+    """A sentence about those that are not exact; empty where all are."""
+    rough = sum(not test.exact for test in tests)
+    if not rough:
+        return ""
+    return f" Of {wording.plural(rough, 'comparison')} the runs are too many for that: normal approximation, with ties."
 
 
 def probability(p: float) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import comb
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from reports.statistics import Floats
@@ -23,16 +23,17 @@ LEVEL = 0.05
 """Chance of a false alarm in a whole family of tests."""
 POWER = 0.8
 """How likely a detectable difference is to be found."""
+DIVISIONS = 2_000_000
+"""Ways that are followed at once to count the divisions of runs into two groups, at most."""
 LEAST_RUNS = 5
 """With fewer runs on a side nothing is decided: even 4 against 4 need every run of one side ahead of every other."""
-SHUFFLES = 20_000
 
 Outcome = Literal["more", "less", "no difference", "undecidable"]
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """A two-sided exact rank test of two groups of runs."""
+    """A two-sided rank test of two groups of runs."""
 
     sizes: tuple[int, int]
     p: float
@@ -40,6 +41,8 @@ class Permutation:
     """Smallest p that any division of these very values into groups of these sizes gives."""
     ahead: float
     """Chance that a run of the first group has more than one of the second, ties counted half."""
+    exact: bool
+    """All divisions were counted; else they are so many that p is that of the normal approximation."""
 
 
 def smallest_p(first: int, second: int) -> float:
@@ -48,51 +51,79 @@ def smallest_p(first: int, second: int) -> float:
 
 
 def permutation_test(first: Sequence[float], second: Sequence[float]) -> Permutation:
-    """Exact two-sided permutation test of the rank sum (Wilcoxon), ties at their mean rank.
+    """Two-sided permutation test of the rank sum (Wilcoxon), ties at their mean rank.
 
-    All divisions are counted by the shift algorithm (Streitberg and Röhmel, 1986), so p is exact for any sizes; it is
-    twice the smaller tail, at most 1. A censored value counts as tied with its like: of two reaches beyond the longest
-    tested length nobody knows the larger. Raises ValueError for an empty group.
+    All divisions are counted, value by value (Streitberg and Röhmel, 1986, whose shift algorithm takes the runs one by
+    one), so p is exact: twice the smaller tail, at most 1. Only of some hundred runs with many different values this
+    would take too long; p is then that of the normal approximation with ties. A censored value counts as tied with its
+    like: of two reaches beyond the longest tested length nobody knows the larger. Raises ValueError for an empty group.
     """
     sizes = (len(first), len(second))
     if not all(sizes):
         raise ValueError(f"both groups need runs, not {sizes[0]} and {sizes[1]}")
     doubled = np.rint(2 * stats.rankdata([*first, *second])).astype(int)
-    sums = _rank_sums(tuple(sorted(doubled.tolist())), sizes[0])
+    ranks, counts = np.unique(doubled, return_counts=True)
     observed = int(doubled[: sizes[0]].sum())
-    below, above = np.cumsum(sums), np.cumsum(sums[::-1])[::-1]
-    two_sided = np.minimum(1.0, 2 * np.minimum(below, above))
+    counted = _rank_sums(tuple(ranks.tolist()), tuple(counts.tolist()), sizes[0])
+    if counted is None:
+        p = float(stats.mannwhitneyu(first, second, method="asymptotic").pvalue)
+    else:
+        sums, chances = counted
+        p = min(1.0, 2 * min(float(chances[sums <= observed].sum()), float(chances[sums >= observed].sum())))
     rank_sum = observed / 2 - sizes[0] * (sizes[0] + 1) / 2
-    floor = float(two_sided[sums > 0].min())
-    return Permutation(sizes, float(two_sided[observed]), floor, rank_sum / (sizes[0] * sizes[1]))
+    floor = min(1.0, 2 * min(_farthest(counts, sizes[0]), _farthest(counts[::-1], sizes[0])))
+    return Permutation(sizes, p, floor, rank_sum / (sizes[0] * sizes[1]), counted is not None)
+
+
+def _farthest(counts: NDArray[np.int64], size: int) -> float:
+    """Probability that the `size` runs are the first of all; `counts` of ties, from that end on."""
+    left = size
+    for tied in counts.tolist():
+        if left <= tied:
+            return comb(tied, left) / comb(int(counts.sum()), size)
+        left -= tied
+    raise AssertionError("a group larger than all runs")
 
 
 @lru_cache(maxsize=4096)
-def _rank_sums(values: tuple[int, ...], size: int) -> Floats:
-    """Probability of every sum of `size` of the values, all choices equally likely."""
-    ways = np.zeros((size + 1, sum(values) + 1))
-    ways[0, 0] = 1
-    for value in values:
-        ways[1:, value:] += ways[:-1, : ways.shape[1] - value].copy()
-    return np.asarray(ways[size] / ways[size].sum(), dtype=np.float64)
+def _rank_sums(ranks: tuple[int, ...], counts: tuple[int, ...], size: int) -> tuple[NDArray[np.int64], Floats] | None:
+    """Every sum of `size` ranks, `counts` of each being there, and its probability, all choices equally likely.
 
-
-def rank_correlation(groups: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[float, float] | None:
-    """Spearman's correlation within groups, and its two-sided p from shuffles within them (Monte Carlo, same seed).
-
-    groups: pairs of equally long sequences. Values are ranked within their group, so that what sets groups apart says
-    nothing. None where in no group both vary.
+    None where more than DIVISIONS ways would have to be followed at once.
     """
-    ranked = [tuple(stats.rankdata(values) - (len(values) + 1) / 2 for values in group) for group in groups]
-    scale = np.sqrt(np.prod([sum(float(group[side] @ group[side]) for group in ranked) for side in (0, 1)]))
-    if not any(x.any() and y.any() for x, y in ranked):
-        return None
-    observed = sum(float(x @ y) for x, y in ranked)
-    rng, drawn = np.random.default_rng(0), np.zeros(SHUFFLES)
-    for x, y in ranked:
-        drawn += rng.permuted(np.tile(y, (SHUFFLES, 1)), axis=1) @ x
-    as_far = int((np.abs(drawn) >= abs(observed) - 1e-9).sum())
-    return observed / float(scale), (1 + as_far) / (1 + SHUFFLES)
+    chosen, sums, ways, left = np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1), sum(counts)
+    for rank, tied in zip(ranks, counts):
+        left -= tied
+        least, most = np.maximum(0, size - chosen - left), np.minimum(tied, size - chosen)
+        several = most - least + 1
+        if several.sum() > DIVISIONS:
+            return None
+        begun = np.repeat(np.arange(len(chosen)), several)
+        more = np.arange(len(begun)) - np.repeat(np.cumsum(several) - several - least, several)
+        chosen, sums, ways = _merged(
+            chosen[begun] + more, sums[begun] + rank * more, ways[begun] * _choices(tied)[more]
+        )
+    return sums, ways / ways.sum()
+
+
+def _merged(
+    chosen: NDArray[np.int64], sums: NDArray[np.int64], ways: Floats
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """The same with every number of runs and every sum once."""
+    width = int(sums.max()) + 1
+    keys = chosen * width + sums
+    if keys.max() < 8 * len(keys):
+        dense: Floats = np.bincount(keys, ways).astype(np.float64)
+        found = np.flatnonzero(dense).astype(np.int64)
+        return found // width, found % width, dense[found]
+    found, where = np.unique(keys, return_inverse=True)  # there would be more to look through than there is
+    return found // width, found % width, np.bincount(where, ways).astype(np.float64)
+
+
+@cache
+def _choices(tied: int) -> Floats:
+    """In how many ways 0, 1, .. of them can be chosen, over 2^tied, which is exact and never too large."""
+    return np.array([comb(tied, chosen) / 2**tied for chosen in range(tied + 1)])
 
 
 def mcnemar(lost: ArrayLike, won: ArrayLike) -> Floats:

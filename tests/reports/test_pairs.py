@@ -7,7 +7,7 @@ import json
 import pytest
 
 from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS
-from reports import latex
+from reports import latex, significance
 from reports.comparisons import comparisons, decided
 from reports.data import ReportData, frame
 from reports.runs import contrast, counted
@@ -47,6 +47,13 @@ def test_runs_decide_which_architecture_reaches_further():
     text = comparisons(view)
     assert "no difference shown; a difference of" in text
     assert "mamba1 further than lstm (p 0.024)" in decided(view)
+
+
+def test_where_the_runs_are_too_many_to_count_every_division_the_page_says_so(monkeypatch):
+    reaches = {"gru": [0, 4, 8, 4, 8], "mamba1": [16] * 5, "lstm": [4, 8, 4, 8, 8]}
+    assert "normal approximation" not in comparisons(study(reaches))
+    monkeypatch.setattr(significance, "_rank_sums", lambda *_: None)
+    assert "Of 3 comparisons the runs are too many for that: normal approximation" in comparisons(study(reaches))
 
 
 def test_with_three_runs_a_side_the_report_says_that_nothing_can_be_decided():

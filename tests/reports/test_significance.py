@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from reports import significance
 from reports.significance import (
     corrected,
     decide,
@@ -17,7 +18,6 @@ from reports.significance import (
     mcnemar,
     mcnemar_floor,
     permutation_test,
-    rank_correlation,
     smallest_p,
 )
 
@@ -55,19 +55,31 @@ def test_what_a_permutation_test_can_reach():
         permutation_test([], [1, 2])
 
 
-def test_a_rank_correlation_within_one_group_is_spearmans():
-    x, y = [3.0, 1, 2, 5, 4, 4], [30.0, 2, 9, 8, 40, 1]
-    wanted = stats.permutation_test((x,), lambda x: stats.spearmanr(x, y).statistic, permutation_type="pairings")
-    rho, p = rank_correlation([(x, y)])
-    assert rho == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert p == pytest.approx(wanted.pvalue, abs=0.02)
+def test_hundreds_of_runs_that_differ_little_are_still_counted_exactly():
+    """Fisher's test, where runs reach a length or do not: the normal approximation would say 0.025."""
+    some = permutation_test([1] * 5 + [0] * 245, [0] * 250)
+    assert some.exact
+    assert some.p == pytest.approx(stats.fisher_exact([[5, 245], [0, 250]]).pvalue)
+    assert some.floor == pytest.approx(some.p)
+    three = permutation_test([2] * 100 + [1] * 400 + [0] * 500, [2] * 120 + [1] * 400 + [0] * 480)
+    assert three.exact
+    assert three.p == pytest.approx(
+        stats.mannwhitneyu([2] * 100 + [1] * 400 + [0] * 500, [2] * 120 + [1] * 400 + [0] * 480).pvalue, rel=0.01
+    )
 
 
-def test_what_sets_groups_apart_is_no_correlation_within_them():
-    low, high = ([1.0, 2, 3, 4, 5], [5.0, 4, 3, 2, 1]), ([11.0, 12, 13, 14, 15], [15.0, 14, 13, 12, 11])
-    rho, p = rank_correlation([low, high])
-    assert (rho, p < 0.001) == (pytest.approx(-1), True)
-    assert rank_correlation([([1.0, 2], [3.0, 3]), ([1.0], [2.0]), ([], [])]) is None
+def test_hundreds_of_runs_that_differ_much_are_approximated(monkeypatch):
+    chance = np.random.default_rng(0)
+    first, second = chance.integers(0, 12, 90).tolist(), (chance.integers(0, 12, 90) + 1).tolist()
+    rough = permutation_test(first, second)
+    assert not rough.exact
+    assert rough.floor == pytest.approx(0, abs=1e-30)
+    monkeypatch.setattr(significance, "DIVISIONS", 10**8)
+    significance._rank_sums.cache_clear()
+    exact = permutation_test(first, second)
+    assert exact.exact
+    assert 1e-4 < exact.p < 0.2
+    assert rough.p == pytest.approx(exact.p, rel=0.05)
 
 
 @settings(deadline=None)
