@@ -21,8 +21,10 @@ pictures: example-report
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not gpu"
 
+# In a process of its own too: the tests start and kill Ray clusters in it, whose threads go on after the last of them,
+# and once broke the process's exit when all had passed. A crash says where it was.
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	PYTHONFAULTHANDLER=1 $(BIN)/python -m pytest -n 1 -m "slow and not gpu"
 
 # What takes longer still, or wants an idle machine (docs/reliability.md); not in CI.
 test-long: $(STAMP)

@@ -95,8 +95,10 @@ def verify(
     results = [Verified() for _ in problems]
     state = model.initial_state(len(problems), device)
     most = longest(scenario, problems)
-    if isinstance(model, SequenceModel) and most is not None:
-        state = model.reserve(state, most + MULTIPLE)
+    if isinstance(model, SequenceModel):
+        # A float32 cache would be made bfloat16 anew for every round.
+        cache = torch.bfloat16 if precision == "bf16" else None
+        state = model.reserve(state, 0 if most is None else most + MULTIPLE, cache)
     compare = _Compare(model, precision, device, state, 0 if most is None else most)
     pending: deque[_Done] = deque()
     for made, tokens, own in _loaded(scenario, problems, chunk, device, helpers):
@@ -284,7 +286,7 @@ def _keep(
     for at, row, start in diverged_here:
         if row in diverged[:keep]:
             state = take(done.before, torch.tensor([at]))
-            # Of a cache with room for the whole trajectory only the part that is filled.
-            state = model.reserve(state, start) if isinstance(model, SequenceModel) else state
+            # Of a cache with room for the whole trajectory only the part that is filled; and what decodes has float32.
+            state = model.reserve(state, start, torch.float32) if isinstance(model, SequenceModel) else state
             place = (results[row].divergence or 0) - start
             results[row].resume = Resume(state, done.round.tokens[at, :place].tolist())

@@ -17,7 +17,7 @@ from models.positions import Positions, alibi_slopes, rotary_tables
 
 @dataclass
 class Cache:
-    """Keys (positions already applied) and values, float32 [B, key heads, capacity, size].
+    """Keys (positions already applied) and values, [B, key heads, capacity, size]; float32, unless reserved otherwise.
 
     Without a window, entry i is position i; entries beyond a row's length mean nothing. With one, the capacity is the
     window and position p lies at p modulo the window.
@@ -69,10 +69,10 @@ class Attention(Block):
         shape = (batch, self.kv_heads, self.window or 0, self.size)
         return Cache(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
 
-    def reserve(self, state: Cache, length: int) -> Cache:
+    def reserve(self, state: Cache, length: int, dtype: torch.dtype | None) -> Cache:
         if self.window is not None:
             return state
-        return Cache(_resized(state.keys, length), _resized(state.values, length))
+        return Cache(*(_resized(entries, length).to(dtype or entries.dtype) for entries in (state.keys, state.values)))
 
     def forward(self, x: Tensor, state: Cache | None, span: Span) -> tuple[Tensor, Cache | None]:
         q, k, v = self._projected(x)

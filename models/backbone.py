@@ -127,7 +127,7 @@ class Block(nn.Module, ABC):
         With `span.offsets`, x is [1, N, D] and the state returned is None.
         """
 
-    def reserve(self, state: Any, length: int) -> Any:
+    def reserve(self, state: Any, length: int, dtype: torch.dtype | None) -> Any:
         """See `SequenceModel.reserve`."""
         return state
 
@@ -158,8 +158,8 @@ class Residual(Block):
     def initial_state(self, batch: int, device: torch.device) -> Any:
         return self.mixer.initial_state(batch, device)
 
-    def reserve(self, state: Any, length: int) -> Any:
-        return self.mixer.reserve(state, length)
+    def reserve(self, state: Any, length: int, dtype: torch.dtype | None) -> Any:
+        return self.mixer.reserve(state, length, dtype)
 
     def prepare(self, span: Span) -> None:
         self.mixer.prepare(span)
@@ -220,9 +220,11 @@ class Backbone(SequenceModel):
     ) -> tuple[Tensor, BackboneState]:
         return self._run(tokens, state, lengths, appends=True)
 
-    def reserve(self, state: BackboneState, length: int) -> BackboneState:
-        blocks = zip(self._blocks, state.layers, strict=True)
-        return BackboneState(state.position, [block.reserve(memory, length) for block, memory in blocks], state.even)
+    def reserve(self, state: BackboneState, length: int, dtype: torch.dtype | None = None) -> BackboneState:
+        layers = [
+            block.reserve(memory, length, dtype) for block, memory in zip(self._blocks, state.layers, strict=True)
+        ]
+        return BackboneState(state.position, layers, state.even)
 
     def packed(self, tokens: Tensor, offsets: Tensor, longest: int) -> Tensor:
         span = Span(tokens.new_zeros(1), len(tokens), None, True, False, self.training, None, offsets, longest)

@@ -96,8 +96,11 @@ class SequenceModel(nn.Module, ABC):
         """
         return self.hidden(tokens, state, lengths)
 
-    def reserve(self, state: State, length: int) -> State:
-        """The same state with caches that grow just large enough for `length` tokens, those seen included."""
+    def reserve(self, state: State, length: int, dtype: torch.dtype | None = None) -> State:
+        """The same state with caches that grow just large enough for `length` tokens, those seen included.
+
+        dtype: of these caches; None: as it is. In bfloat16 they mean the same to a forward that multiplies in it.
+        """
         return state
 
     def packed(self, tokens: Tensor, offsets: Tensor, longest: int) -> Tensor:

@@ -106,7 +106,7 @@ class RecurrentMemoryTransformer(Backbone):
     def append(self, tokens: Tensor, state: Any, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         return self._segments(tokens, state, lengths)
 
-    def reserve(self, state: Any, length: int) -> Any:
+    def reserve(self, state: Any, length: int, dtype: torch.dtype | None = None) -> Any:
         return state
 
     def step(self, tokens: Tensor, state: Any, live: Tensor | None = None) -> tuple[Tensor, Any]:

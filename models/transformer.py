@@ -60,8 +60,8 @@ class ParallelBlock(Block):
     def initial_state(self, batch: int, device: torch.device) -> Cache:
         return self.attention.initial_state(batch, device)
 
-    def reserve(self, state: Any, length: int) -> Any:
-        return self.attention.reserve(state, length)
+    def reserve(self, state: Any, length: int, dtype: torch.dtype | None) -> Any:
+        return self.attention.reserve(state, length, dtype)
 
     def prepare(self, span: Span) -> None:
         self.attention.prepare(span)

@@ -10,8 +10,10 @@ from typing import Any
 import polars as pl
 
 from reports import statistics, wording
+from reports.aggregate import RANDOM
 from reports.paper import cells_of, failed_without
 from reports.reported import EXHIBITS, NAMES, Claim
+from reports.significance import rank_correlation
 from reports.view import View
 
 LENGTHS = 8
@@ -42,9 +44,19 @@ def runs(view: View) -> str:
     sets = points["stress"].unique(maintain_order=True).to_list()
     lengths = _lengths(points["length"].unique().sort().to_list(), max(cells["max_length"]))
     varying = [name for name in ("task", "setting", "form", "size") if cells[name].n_unique() > 1]
-    head = ["architecture", *varying, "parameters", "seed", "learning rate", "tokens", "minutes", "validation"]
+    head = [
+        "architecture",
+        *varying,
+        "parameters",
+        "seed",
+        "learning rate",
+        "tokens",
+        "minutes",
+        "validation",
+        "margin",
+    ]
     head += [_point(length, stress, sets) for stress in sets for length in lengths] + ["reach"]
-    lines = []
+    lines, margins = [], _margins(view)
     for run in cells.to_dicts():
         own = {(line["length"], line["stress"]): line for line in points.filter(cell=run["cell"]).to_dicts()}
         recipe = json.loads(run["config"] or "{}").get("train", {})
@@ -57,12 +69,40 @@ def runs(view: View) -> str:
             wording.short(run["train_tokens"]),
         ]
         known += [_minutes(run["train_seconds"]), wording.percent(run["validation_exact"], 1)]
+        known.append(f"{margins[run['cell']]:.1f}" if run["cell"] in margins else "")
         known += [_right(own.get((length, stress))) for stress in sets for length in lengths]
         lines.append([*known, wording.reach(run["reach_low"], run["reach_high"], run["longest"])])
     about = (
         f"{cells.height} runs, {points['k'].sum():,} of {points['of'].sum():,} problems right, on {_devices(cells)}."
     )
-    return f"{about}\n\n{_markdown(head, lines)}\n\n{_markdown(*_architectures(view, sets, lengths))}"
+    parts = [about, _markdown(head, lines), _markdown(*_architectures(view, sets, lengths)), _foretold(view, margins)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _margins(view: View) -> dict[str, float]:
+    """How sure every cell is of what it was trained on: the margin of a problem's least sure decision, the median over
+    the random problems of the longest length within training."""
+    trained = view.random.filter(pl.col("length") <= pl.col("max_length")).group_by("cell").agg(pl.col("length").max())
+    rows = view.data.rows.filter(stress=RANDOM).join(trained, on=["cell", "length"])
+    return dict(rows.group_by("cell").agg(pl.col("margin").median()).drop_nulls().iter_rows())
+
+
+def _foretold(view: View, margins: Mapping[str, float]) -> str:
+    """Whether, among runs of one kind, those that are surer at the length of training go further beyond it."""
+    beyond = view.random.filter(pl.col("length") > pl.col("max_length")).group_by("cell").agg(pl.col("accuracy").mean())
+    far = {cell: accuracy for cell, accuracy in beyond.drop_nulls().iter_rows() if cell in margins}
+    groups = []
+    for _, cells in view.cells.group_by("task", "setting", "architecture", "recipe", maintain_order=True):
+        own = [cell for cell in cells["cell"].sort() if cell in far]
+        groups.append(([margins[cell] for cell in own], [far[cell] for cell in own]))
+    found = rank_correlation(groups)
+    if found is None:
+        return ""
+    return (
+        "Does the margin (of a problem's least sure decision, at the longest length of training; median over problems) "
+        f"foretell how much is right beyond? Spearman's correlation within architectures {found[0]:+.2f}, "
+        f"p = {found[1]:.2g} ({len(far)} runs)."
+    )
 
 
 def _architectures(view: View, sets: Sequence[str], lengths: Sequence[int]) -> tuple[list[str], list[list[Any]]]:

@@ -27,6 +27,7 @@ DIVISIONS = 2_000_000
 """Ways that are followed at once to count the divisions of runs into two groups, at most."""
 LEAST_RUNS = 5
 """With fewer runs on a side nothing is decided: even 4 against 4 need every run of one side ahead of every other."""
+SHUFFLES = 20_000
 
 Outcome = Literal["more", "less", "no difference", "undecidable"]
 
@@ -124,6 +125,24 @@ def _merged(
 def _choices(tied: int) -> Floats:
     """In how many ways 0, 1, .. of them can be chosen, over 2^tied, which is exact and never too large."""
     return np.array([comb(tied, chosen) / 2**tied for chosen in range(tied + 1)])
+
+
+def rank_correlation(groups: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[float, float] | None:
+    """Spearman's correlation within groups, and its two-sided p from shuffles within them (Monte Carlo, same seed).
+
+    groups: pairs of equally long sequences. Values are ranked within their group, so that what sets groups apart says
+    nothing. None where in no group both vary.
+    """
+    ranked = [tuple(stats.rankdata(values) - (len(values) + 1) / 2 for values in group) for group in groups]
+    scale = np.sqrt(np.prod([sum(float(group[side] @ group[side]) for group in ranked) for side in (0, 1)]))
+    if not any(x.any() and y.any() for x, y in ranked):
+        return None
+    observed = sum(float(x @ y) for x, y in ranked)
+    rng, drawn = np.random.default_rng(0), np.zeros(SHUFFLES)
+    for x, y in ranked:
+        drawn += rng.permuted(np.tile(y, (SHUFFLES, 1)), axis=1) @ x
+    as_far = int((np.abs(drawn) >= abs(observed) - 1e-9).sum())
+    return observed / float(scale), (1 + as_far) / (1 + SHUFFLES)
 
 
 def mcnemar(lost: ArrayLike, won: ArrayLike) -> Floats:

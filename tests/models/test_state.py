@@ -99,6 +99,23 @@ def test_a_growing_cache_is_reserved_once_and_appended_in_place():
     assert state_bytes(trimmed) == 2 * (model.cost(25).state_bytes)
 
 
+@pytest.mark.parametrize("architecture", ["transformer", "sliding", "hybrid"])
+@torch.inference_mode()
+def test_a_cache_in_bfloat16_changes_nothing_for_a_forward_in_it(architecture):
+    """It is half the memory, and not made bfloat16 anew by every call; a window's cache stays as it is."""
+    model = build(architecture, "tiny", 16, seed=0).eval()
+    tokens = torch.randint(16, (2, 40), generator=torch.Generator().manual_seed(0))
+    one, other = (model.reserve(model.initial_state(2), 30, dtype) for dtype in (None, torch.bfloat16))
+    for start in range(0, 40, 8):
+        with torch.autocast("cpu", torch.bfloat16):
+            wanted, one = model.append(tokens[:, start : start + 8], one)
+            features, other = model.append(tokens[:, start : start + 8], other)
+        assert torch.equal(features, wanted)
+    caches = [tensor for tensor in leaves(other) if tensor.dtype == torch.bfloat16]
+    assert len(caches) == {"transformer": 6, "sliding": 0, "hybrid": 2}[architecture]
+    assert {tensor.dtype for tensor in leaves(model.reserve(other, 40, torch.float32))} == {torch.float32, torch.int64}
+
+
 @torch.inference_mode()
 def test_a_position_that_all_rows_share_is_known_on_the_host_until_they_do_not():
     model = build("transformer", "tiny", 16, seed=0).eval()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import polars as pl
 import pytest
 
 from harness.bench.simulate import simulate
@@ -54,7 +57,22 @@ def test_a_failed_run_counts_as_one_that_is_right_in_none(tmp_path):
     view = View(report_data(grid, store))
     assert "of 3 [" in runs(view)
     assert "of 2 [" not in runs(view)
+    assert "foretell" not in runs(view)
     [[_, best, _, each, _]] = _beside(view, Claim("random", "mamba1", "multiplication", 10, 1000, 1.0))
     assert "best of 3" in best
     assert each.count(",") == 2
     assert each.endswith("failed")
+
+
+def test_the_margin_of_training_stands_beside_what_is_right_beyond(tmp_path):
+    grid, store = parse(GRID, "simulated.yaml"), Store(str(tmp_path)).open(create=True)
+    simulate(grid, store)
+    data = report_data(grid, store)
+    cells = data.cells["cell"].to_list()
+    # The surer, the less is right.
+    sure = pl.col("cell").replace_strict(cells, range(len(cells)), return_dtype=pl.Float64)
+    right = pl.col("index") >= 5 * sure
+    rows = data.rows.with_columns(margin=sure + pl.col("length") / 1000, exact=right)
+    table = runs(View(dataclasses.replace(data, rows=rows)))
+    assert all(f"| {at}.0 |" in table for at in range(3))
+    assert "Spearman's correlation within architectures -1.00, p = 0.33 (3 runs)." in table

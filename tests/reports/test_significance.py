@@ -18,6 +18,7 @@ from reports.significance import (
     mcnemar,
     mcnemar_floor,
     permutation_test,
+    rank_correlation,
     smallest_p,
 )
 
@@ -53,6 +54,21 @@ def test_what_a_permutation_test_can_reach():
     assert large.p == pytest.approx(2 / comb(40, 20))
     with pytest.raises(ValueError, match="both groups need runs, not 0 and 2"):
         permutation_test([], [1, 2])
+
+
+def test_a_rank_correlation_within_one_group_is_spearmans():
+    x, y = [3.0, 1, 2, 5, 4, 4], [30.0, 2, 9, 8, 40, 1]
+    wanted = stats.permutation_test((x,), lambda x: stats.spearmanr(x, y).statistic, permutation_type="pairings")
+    rho, p = rank_correlation([(x, y)])
+    assert rho == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert p == pytest.approx(wanted.pvalue, abs=0.02)
+
+
+def test_what_sets_groups_apart_is_no_correlation_within_them():
+    low, high = ([1.0, 2, 3, 4, 5], [5.0, 4, 3, 2, 1]), ([11.0, 12, 13, 14, 15], [15.0, 14, 13, 12, 11])
+    rho, p = rank_correlation([low, high])
+    assert (rho, p < 0.001) == (pytest.approx(-1), True)
+    assert rank_correlation([([1.0, 2], [3.0, 3]), ([1.0], [2.0]), ([], [])]) is None
 
 
 def test_hundreds_of_runs_that_differ_little_are_still_counted_exactly():
