@@ -154,8 +154,13 @@ def _searched(grid: Grid, store: Store, address: str | None, console: Console) -
 
     if grid.file.search is None:
         return False
-    tried = trials(grid, store)
-    if tried.cells:
+    looked_at: set[str] = set()
+    while True:
+        settle(grid, store)
+        tried = trials(grid, store)
+        if not tried.cells or {cell.id for cell in tried.cells} <= looked_at:  # all that could be done has been
+            break
+        looked_at |= {cell.id for cell in tried.cells}
         console.print(f"search: {len(tried.cells)} trials, trained and validated before the cells of the grid")
         outcome = run_grid(tried, store, address=address, console=console)
         for cell, reason in outcome.failed.items():
@@ -163,7 +168,6 @@ def _searched(grid: Grid, store: Store, address: str | None, console: Console) -
         if outcome.stopped:
             console.print("stopped; the same command goes on where this one ended")
             sys.exit(INTERRUPTED)
-    settle(grid, store)
     open_ones = [choice.name for choice in undecided(grid, store)]
     for name in open_ones:
         console.print(f"search: {name}: trials were lost; run again to decide", soft_wrap=True, markup=False)

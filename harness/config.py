@@ -24,7 +24,8 @@ class Train(Strict):
     steps: Positive = 1000
     """Optimiser steps of the schedule."""
     stop_after: Positive | None = None
-    """Stop after so many of them; left out, after the last. As an axis: late checkpoints of one run, each trained."""
+    """Stop after so many of them; left out, after the last. As an axis: late checkpoints of one run, which the next may
+    go on from."""
     batch: Annotated[int, Field(ge=1, le=4096)] = 128
     """Problems per step, at most a block of the training stream."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -222,6 +223,16 @@ class Override(Strict):
         return run
 
 
+class Halving(Strict):
+    """Successive halving (Jamieson and Talwalkar 2016): all recipes train a little, the best of them on, and so on,
+    until one is left; it has won."""
+
+    min_steps: Positive
+    """Steps after which the recipes are compared for the first time; then after `factor` times as many, and again."""
+    factor: Annotated[int, Field(ge=2)] = 2
+    """One in so many recipes, rounded up, goes on."""
+
+
 class Search(Strict):
     """Recipes to choose from before the grid's cells are trained: see `harness.search`."""
 
@@ -231,6 +242,8 @@ class Search(Strict):
     """Field of the recipe (`train.learning_rate`) -> its values; every architecture tries their product."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     """Seeds of the trials; none may be one of the grid's cells."""
+    halving: Halving | None = None
+    """Stop the worse recipes early; left out, every trial is trained to its end."""
 
     @field_validator("axes")
     @classmethod
@@ -241,6 +254,14 @@ class Search(Strict):
             if not values:
                 raise ValueError(f"axis {axis!r} is empty")
         return axes
+
+    @model_validator(mode="after")
+    def _compares_like_with_like(self) -> Search:
+        if self.halving is not None and "train.steps" in self.axes:
+            raise ValueError(
+                "halving compares recipes after as many steps: train.steps cannot be an axis of the search"
+            )
+        return self
 
 
 _SEARCHED = tuple(f"train.{name}" for name in ("steps", "batch", "learning_rate", "weight_decay", "warmup", "clip"))

@@ -296,6 +296,13 @@ def resolve(raw: Mapping[str, Any], where: str = "cell", facts: Callable[[str], 
     return Resolved(digest(content), f"{cell.task} {cell.setting} {cell.architecture} seed={cell.seed}", cell)
 
 
+def unstopped(cell: Resolved) -> Resolved:
+    """The cell without `train.stop_after`, whose weights are the same up to there."""
+    if cell.config.train.stop_after is None:
+        return cell
+    return resolve(merge(cell.config.model_dump(), {"train": {"stop_after": None}}), cell.name)
+
+
 def _try_tool(scenario: Scenario, length: int) -> None:
     """Raise ValueError unless the solver can work with the tool's options, as far as one problem shows."""
     try:

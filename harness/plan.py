@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 from harness.collect import status_of
 from harness.config import Cell
 from harness.grid import Grid, Resolved
-from harness.search import Choice, chosen, unasked, undecided
+from harness.search import Choice, chosen, standing, unasked, undecided
 from harness.store import Held, Store, by_cell
 from harness.throughput import SAMPLE as THROUGHPUT_SAMPLE
 from harness.throughput import Hours, Throughput
@@ -160,10 +161,30 @@ def remaining(grid: Grid, store: Store | None) -> Work:
     settled = chosen(grid, store)
     cells = [*settled.cells, *(cell for cell in grid.cells if cell.id in still_open)]
     unevaluated = replace(grid, file=grid.file.model_copy(update={"evaluate": unasked(grid)}), own={})
-    trials = [
-        (choice, [estimate(trial, unevaluated, store) for own in choice.trials for trial in own]) for choice in searches
-    ]
+    trials = [(choice, _trials(choice, unevaluated, store)) for choice in searches]
     return Work(trials, [estimate(cell, settled, store) for cell in cells], len(still_open), settled)
+
+
+def _trials(choice: Choice, grid: Grid, store: Store | None) -> list[Estimate]:
+    """What the trials of a choice still need: of those that one in so many recipes will come to, the dearest ones."""
+    now, estimates = standing(choice, store), []
+    left, begun = len(now.alive), 0
+    for at, rung in enumerate(choice.rungs[now.rung :]):
+        candidates = [[_from(estimate(trial, grid, store), begun) for trial in rung[index]] for index in now.alive]
+        if at:
+            left = math.ceil(left / choice.factor)
+            candidates.sort(key=lambda own: -sum(item.train_flops for item in own))
+        if at and left == 1:
+            break  # who alone is left has won
+        estimates += [item for own in candidates[:left] for item in own]
+        begun = rung[0][0].config.train.last
+    return estimates
+
+
+def _from(item: Estimate, begun: int) -> Estimate:
+    """The same where training goes on after so many steps."""
+    share = max(0.0, 1 - begun / item.cell.config.train.last)
+    return replace(item, train_tokens=item.train_tokens * share, train_flops=item.train_flops * share)
 
 
 def hours(work: Work, store: Store | None) -> Hours:
@@ -224,10 +245,13 @@ def _summed(items: Sequence[Estimate]) -> tuple[int, float, float]:
 def print_status(grid: Grid, store: Store) -> None:
     """Print where every cell stands, and every search for its recipe."""
     for choice in undecided(grid, store):
-        trials = [trial for own in choice.trials for trial in own]
+        now = standing(choice, store)
+        trials = now.trials(choice)
         trained = sum(store.published(trial.id) is not None for trial in trials)
+        halved = f" to step {max(trial.config.train.last for trial in trials)}" if len(choice.rungs) > 1 else ""
         print(
-            f"search: {choice.name}: {trained} of {len(trials)} trials trained, {len(choice.cells)} cells wait for it"
+            f"search: {choice.name}: {trained} of {len(trials)} trials trained{halved}, "
+            f"{len(choice.cells)} cells wait for it"
         )
     grid = chosen(grid, store)
     attempts = by_cell(store.attempts({cell.id for cell in grid.cells}))

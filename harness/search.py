@@ -4,6 +4,9 @@ A trial is an ordinary cell that is trained and validated but never evaluated. T
 seeds alone share a choice: its candidates are the product of the search's axes, each tried with the search's own seeds.
 When all trials of a choice have ended, the winner is written into the store, once and for all; the grid's cells then
 take its values and are trained from their own seeds. Nothing of a problem longer than those of training is looked at.
+
+With successive halving (Jamieson and Talwalkar 2016) a candidate's trials are several cells, each of which stops later
+on the same schedule and goes on from where the one before stopped; only the best by the rule get so far.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 from harness.config import Evaluate, Search
 from harness.errors import UserError
-from harness.grid import Grid, Resolved, digest, matches, merge, named, nested, resolve, wanted_values
+from harness.grid import Grid, Resolved, digest, matches, merge, named, nested, resolve, unstopped, wanted_values
 from harness.store import Store
 
 RULE = (
@@ -40,8 +43,15 @@ class Choice:
     """The cells it is for, their recipe still that of the grid file."""
     candidates: list[dict[str, Any]]
     """Field -> value."""
-    trials: list[list[Resolved]]
-    """Of each candidate, one for each seed of the search."""
+    rungs: list[list[list[Resolved]]]
+    """From one comparison to the next, of each candidate one trial for each seed of the search. Without halving one."""
+    factor: int
+    """One candidate in so many goes on from one rung to the next."""
+
+    @property
+    def trials(self) -> list[list[Resolved]]:
+        """Those of each candidate that are trained to the end, if it comes so far."""
+        return self.rungs[-1]
 
 
 def choices(grid: Grid) -> list[Choice]:
@@ -60,6 +70,9 @@ def check(grid: Grid) -> None:
             raise UserError(f"{where}.seeds: {cell.config.seed} is a seed of the grid; winners need fresh ones")
     for candidate in _candidates(search):
         _with(grid.cells[0], candidate, where)
+    last = min(cell.config.train.last for cells in _groups(grid, search) for cell in cells)
+    if search.halving is not None and search.halving.min_steps >= last:
+        raise UserError(f"{where}.halving.min_steps: {search.halving.min_steps} is not before the last of {last} steps")
 
 
 def _where(grid: Grid) -> str:
@@ -82,14 +95,23 @@ def _groups(grid: Grid, search: Search) -> list[list[Resolved]]:
 
 
 def _choice(cells: list[Resolved], search: Search, where: str) -> Choice:
-    candidates = _candidates(search)
+    candidates, halving = _candidates(search), search.halving
     trials = [
         [_with(cells[0], candidate, where, {"seed": seed, "data_seed": seed, "replicate": 0}) for seed in search.seeds]
         for candidate in candidates
     ]
+    rungs = [trials]
+    if halving is not None:
+        last, stop, rungs = trials[0][0].config.train.last, halving.min_steps, []
+        while stop < last:
+            early = {"train": {"stop_after": stop}}
+            rungs.append([[resolve(merge(trial.config.model_dump(), early), where) for trial in own] for own in trials])
+            stop *= halving.factor
+        rungs.append(trials)
     ids = [[trial.id for trial in own] for own in trials]
-    judged = [REVISION, cells[0].config.train.validation]
-    return Choice(digest([ids, judged]), cells[0].name.rpartition(" ")[0], cells, candidates, trials)
+    judged = [REVISION, cells[0].config.train.validation, *([halving.model_dump()] if halving is not None else [])]
+    factor = 1 if halving is None else halving.factor
+    return Choice(digest([ids, judged]), cells[0].name.rpartition(" ")[0], cells, candidates, rungs, factor)
 
 
 def _with(cell: Resolved, candidate: Mapping[str, Any], where: str, more: Mapping[str, Any] = {}) -> Resolved:
@@ -97,10 +119,11 @@ def _with(cell: Resolved, candidate: Mapping[str, Any], where: str, more: Mappin
 
 
 def trials(grid: Grid, store: Store | None) -> Grid:
-    """The trials of what is not chosen yet, as a grid whose cells are evaluated on nothing."""
-    open_ones = undecided(grid, store)
-    cells = [trial for choice in open_ones for own in choice.trials for trial in own]
-    runs = {trial.id: grid.run(choice.cells[0]) for choice in open_ones for own in choice.trials for trial in own}
+    """The trials of what is not chosen yet, those up to the next comparison, as a grid evaluated on nothing."""
+    open_ones = [(choice, standing(choice, store)) for choice in undecided(grid, store)]
+    waited_for = [(choice, now.trials(choice)) for choice, now in open_ones]
+    cells = [trial for _, own in waited_for for trial in own]
+    runs = {trial.id: grid.run(choice.cells[0]) for choice, own in waited_for for trial in own}
     file = grid.file.model_copy(update={"evaluate": unasked(grid)})
     return Grid(file, grid.text, named(cells), own_runs=runs)
 
@@ -118,8 +141,11 @@ def undecided(grid: Grid, store: Store | None) -> list[Choice]:
 def settle(grid: Grid, store: Store) -> None:
     """Choose what can be chosen: where every trial has been trained, or has failed for good."""
     for choice in undecided(grid, store):
-        if (record := _judged(choice, store)) is not None:
-            store.create(_file(choice), json.dumps(record, indent=1).encode())
+        if (record := _judged(choice, store)) is None:
+            continue
+        for trial in [trial for own in choice.trials for trial in own if len(choice.rungs) > 1]:
+            store.delete(f"cells/{unstopped(trial).id}/training.pt")  # nobody goes on with it
+        store.create(_file(choice), json.dumps(record, indent=1).encode())
 
 
 def decided(choice: Choice, store: Store) -> dict[str, Any] | None:
@@ -163,16 +189,61 @@ def _file(choice: Choice) -> str:
 
 def _judged(choice: Choice, store: Store) -> dict[str, Any] | None:
     """The record of a choice; None while a trial is neither trained nor failed for good."""
-    attempts = store.attempts({trial.id for own in choice.trials for trial in own})
-    last = {attempt["cell"]: attempt["outcome"] for attempt in attempts}
+    now = standing(choice, store)
+    if now.open:
+        return None
     tried = []
-    for candidate, own in zip(choice.candidates, choice.trials, strict=True):
-        published = {trial.id: store.published(trial.id) for trial in own}
-        if any(known is None and last.get(trial) != "failed" for trial, known in published.items()):
-            return None
-        tried.append({"recipe": candidate, "trials": list(published), **_merits(list(published.values()))})
-    winner = min(tried, key=_rank)
-    return {"name": choice.name, "rule": RULE, "winner": winner["recipe"], "tried": tried}
+    for index, candidate in enumerate(choice.candidates):
+        own = [rung[index] for rung in choice.rungs[: now.reached[index] + 1]]
+        told = {"recipe": candidate, "trials": [trial.id for trial in own[-1]], **now.merits[index]}
+        if len(choice.rungs) > 1:
+            told |= {"steps": own[-1][0].config.train.last, "before": [trial.id for one in own[:-1] for trial in one]}
+        tried.append(told)
+    [winner] = now.alive
+    return {"name": choice.name, "rule": RULE, "winner": choice.candidates[winner], "tried": tried}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a choice has come: a function of what is published and what has failed, and of nothing else."""
+
+    open: bool
+    """Whether trials are still to come."""
+    rung: int
+    """The one whose trials are waited for, or the last that was looked at."""
+    alive: list[int]
+    """Candidates that are in it; where all is over, the winner."""
+    reached: list[int]
+    """The last rung of each candidate."""
+    merits: list[dict[str, Any]]
+    """Of each candidate, at the last rung that is complete."""
+
+    def trials(self, choice: Choice) -> list[Resolved]:
+        """Those that are waited for."""
+        return [trial for index in self.alive for trial in choice.rungs[self.rung][index]]
+
+
+def standing(choice: Choice, store: Store | None) -> Standing:
+    """How far a choice has come."""
+    alive, reached = list(range(len(choice.candidates))), [0] * len(choice.candidates)
+    merits: list[dict[str, Any]] = [{} for _ in choice.candidates]
+    if store is None:
+        return Standing(True, 0, alive, reached, merits)
+    attempts = store.attempts({trial.id for rung in choice.rungs for own in rung for trial in own})
+    last = {attempt["cell"]: attempt["outcome"] for attempt in attempts}
+    for at, rung in enumerate(choice.rungs):
+        for index in alive:
+            reached[index] = at
+        published = {index: [store.published(trial.id) for trial in rung[index]] for index in alive}
+        for index, known in published.items():
+            if any(one is None and last.get(trial.id) != "failed" for one, trial in zip(known, rung[index])):
+                return Standing(True, at, alive, reached, merits)
+            merits[index] = _merits(known)
+        left = 1 if at == len(choice.rungs) - 1 else math.ceil(len(alive) / choice.factor)
+        alive = sorted(sorted(alive, key=lambda index: _rank(merits[index]))[:left])
+        if left == 1:
+            break
+    return Standing(False, at, alive, reached, merits)
 
 
 def _merits(published: list[dict[str, Any] | None]) -> dict[str, Any]:

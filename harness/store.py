@@ -2,7 +2,8 @@
 
     lengthwise.json                     version of the layout
     cells/ID/cell.json                  resolved configuration
-    cells/ID/training.pt                training checkpoint (dropped when the cell is published)
+    cells/ID/training.pt                training checkpoint (dropped when the cell is published; also left for it by one
+                                        that differs in `train.stop_after` alone, for it to go on from)
     cells/ID/weights-HASH.pt            weights, named by their content
     cells/ID/published.json             which weights are the cell's: the first writer wins
     cells/ID/curve-HASH.parquet         the training curve of those weights

@@ -95,11 +95,12 @@ def train(
 ) -> Trained:
     """Train a cell to its last step, from `resume` on if given, and measure its fit on validation problems.
 
-    `save` gets a checkpoint every `save_seconds`, and one before Stopped is raised when `stop()` says so. A run resumed
-    from any checkpoint ends with the same weights as one never interrupted, to the bit on a CPU. workers: processes
-    that make the training data ahead (None: 4 for a GPU, else 0); they change no result. pieces: batches are cut so
-    many times finer, for less memory. ranks: this process takes its share of every batch; the first one alone saves,
-    reports and validates. Raises Diverged when the loss is not finite, before a checkpoint could hold what came of it.
+    `save` gets a checkpoint every `save_seconds`, one before Stopped is raised when `stop()` says so, and one at the
+    end of training where the schedule goes on (`train.stop_after`). A run resumed from any checkpoint ends with the
+    same weights as one never interrupted, to the bit on a CPU. workers: processes that make the training data ahead
+    (None: 4 for a GPU, else 0); they change no result. pieces: batches are cut so many times finer, for less memory.
+    ranks: this process takes its share of every batch; the first one alone saves, reports and validates. Raises
+    Diverged when the loss is not finite, before a checkpoint could hold what came of it.
     """
     torch.set_num_threads(cell.threads)
     torch.manual_seed(cell.seed)
@@ -135,6 +136,8 @@ def train(
                     progress.seconds = time.perf_counter() - began
                     save(snapshot(model, optimiser, progress, taken.starts))
                     saved = time.perf_counter()
+        if first and progress.step < cell.train.steps:
+            save(snapshot(model, optimiser, progress, taken.starts))  # for the cell that goes on
         taken.close()
         exact, loss, count = validate(model, scenario, cell) if first else (math.nan, math.nan, 0)
     progress.seconds = time.perf_counter() - began

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from harness import __version__
 from harness.config import Evaluate, Run
 from harness.errors import OverLimit, Stopped, UserError
-from harness.grid import Resolved, evaluation_id
+from harness.grid import Resolved, evaluation_id, unstopped
 from harness.schema import FORMAT
 from harness.store import Extent, Held, Store
 
@@ -135,7 +135,7 @@ def trained(
     notify = _Notifier(resolved, report)
 
     name = f"cells/{resolved.id}/training.pt"
-    resume = _left_behind(store, name)
+    resume = _left_behind(store, name) or _handed_on(resolved, store)
     steps = resolved.config.train.last
 
     def heard(record: dict[str, Any]) -> None:
@@ -156,6 +156,23 @@ def trained(
     )
 
 
+def _pass_on(resolved: Resolved, store: Store) -> None:
+    """A cell that stopped early leaves its training checkpoint to the cell that does not, unless that came further."""
+    name, whole = f"cells/{resolved.id}/training.pt", unstopped(resolved).id
+    if whole == resolved.id or store.published(whole) is not None:
+        return
+    own, other = _left_behind(store, name), _left_behind(store, f"cells/{whole}/training.pt")
+    if own is not None and (other is None or other["progress"]["step"] < own["progress"]["step"]):
+        store.write(f"cells/{whole}/training.pt", dump(own))
+
+
+def _handed_on(resolved: Resolved, store: Store) -> Any:
+    """The checkpoint of a cell that differs in `train.stop_after` alone; None without one, or one from too late."""
+    whole = unstopped(resolved).id
+    left = None if whole == resolved.id else _left_behind(store, f"cells/{whole}/training.pt")
+    return left if left is not None and left["progress"]["step"] <= resolved.config.train.last else None
+
+
 def _left_behind(store: Store, name: str) -> Any:
     """The training checkpoint of an earlier attempt; None without one, or with one that is damaged."""
     if not store.exists(name):
@@ -172,6 +189,7 @@ def publish(resolved: Resolved, trained: Trained, store: Store) -> None:
     from harness.bound import bound
     from harness.train import FIT, scenario_of
 
+    _pass_on(resolved, store)
     scenario = scenario_of(resolved.config)
     cell, progress, model = f"cells/{resolved.id}", trained.progress, trained.model
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}

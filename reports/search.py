@@ -22,11 +22,22 @@ def search(view: View) -> Markup | None:
     text = (
         f"Every architecture got the same trials; the winner has {rule}. Loss is in nats per token. Trials were never "
         "evaluated on longer problems, and the winners were trained again from fresh seeds: no trial is among the "
-        "runs on this page."
+        f"runs on this page.{_stopped_early(decided)}"
     )
     head = ["For", "Chosen", "Among", "Validation exact", "Validation loss", "Failed trials"]
     whole = table(head, [_line(item) for item in found], "numbers")
     return section("search", "How the recipes were chosen", note(text), whole, *map(_trials, found))
+
+
+def _stopped_early(decided: list[dict[str, Any]]) -> str:
+    """How many recipes successive halving left behind, and when; nothing where it was not asked for."""
+    stops: list[int] = []
+    for record in decided:
+        stops += [one["steps"] for one in record["tried"] if "steps" in one and one["recipe"] != record["winner"]]
+    if not stops:
+        return ""
+    each = wording.listed([f"{stops.count(stop)} at step {stop:,}" for stop in sorted(set(stops))])
+    return f" Successive halving compared them on their way and left behind {each}; the last that was left has won."
 
 
 def _line(item: dict[str, Any]) -> list[str]:
@@ -55,8 +66,13 @@ def _trials(item: dict[str, Any]) -> Markup | None:
     unknown = float("inf")
     ranked = sorted(
         record["tried"],
-        key=lambda one: (-one["exact"], *(unknown if one[name] is None else one[name] for name in ("loss", "flops"))),
+        key=lambda one: (
+            -one.get("steps", 0),
+            -one["exact"],
+            *(unknown if one[name] is None else one[name] for name in ("loss", "flops")),
+        ),
     )
+    halved = any("steps" in one for one in ranked)
     body = [
         [
             fragment(_recipe(one["recipe"]), element("b", " chosen") if one["recipe"] == record["winner"] else None),
@@ -64,11 +80,12 @@ def _trials(item: dict[str, Any]) -> Markup | None:
             _loss(one["loss"]),
             wording.short(one["flops"]),
             f"{one['failed']} of {len(one['trials'])}",
+            *([f"{one['steps']:,}"] if halved else []),
         ]
         for one in ranked
     ]
     title = f"All {wording.plural(len(ranked), 'recipe')} tried for {item['name']}"
-    return folded(title, table(_TRIED, body, "numbers"))
+    return folded(title, table([*_TRIED, *(["Compared at step"] if halved else [])], body, "numbers"))
 
 
 def _recipe(recipe: dict[str, Any]) -> str:

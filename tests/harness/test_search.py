@@ -168,6 +168,82 @@ def test_mistakes_get_one_line_when_the_file_is_read(tmp_path, search, parts):
     assert "\n" not in str(caught.value)
 
 
+HALVING = {"axes": {"train.learning_rate": [0.1, 0.2, 0.3, 0.4, 0.5]}, "seeds": [100, 101]}
+HALVING |= {"halving": {"min_steps": 1, "factor": 2}}
+ONE = {"architecture": ["gru"], "seed": [0]}
+
+
+def test_halving_stops_the_worse_half_again_and_again_and_the_last_that_is_left_has_won(tmp_path, store):
+    grid = load(tmp_path, axes=ONE, search=HALVING)
+    asked = []
+    while waiting := trials(grid, store).cells:
+        asked.append(sorted((one.config.train.last, one.config.train.learning_rate) for one in waiting))
+        assert account(grid, store)[0]["record"] is None
+        for trial in waiting:
+            publish(store, trial, exact=0.5, loss=abs(trial.config.train.learning_rate - 0.3))
+        settle(grid, store)
+    assert asked == [
+        [(1, rate) for rate in (0.1, 0.2, 0.3, 0.4, 0.5) for _ in range(2)],
+        [(2, rate) for rate in (0.2, 0.3, 0.4) for _ in range(2)],
+        [(4, rate) for rate in (0.2, 0.3) for _ in range(2)],
+    ]
+    record = account(grid, store)[0]["record"]
+    assert record["winner"] == {"train.learning_rate": 0.3}
+    assert [one["steps"] for one in record["tried"]] == [1, 4, 4, 2, 1]
+    assert [len(one["before"]) for one in record["tried"]] == [0, 4, 4, 2, 0]
+    assert [cell.config.train.learning_rate for cell in chosen(grid, store).cells] == [0.3]
+
+
+def test_halving_needs_no_more_than_the_one_that_is_left(tmp_path, store):
+    search = HALVING | {"axes": {"train.learning_rate": [0.1, 0.2]}}
+    grid = load(tmp_path, axes=ONE, search=search)
+    first, second = trials(grid, store).cells[:2], trials(grid, store).cells[2:]
+    for trial in first:
+        fail(store, trial)
+    for trial in second:
+        publish(store, trial, exact=0.0)
+    settle(grid, store)
+    assert account(grid, store)[0]["record"]["winner"] == {"train.learning_rate": 0.2}
+    assert {trial.config.train.last for trial in (*first, *second)} == {1}, "a failed trial counts as none right"
+
+
+def test_another_halving_is_another_choice_and_none_the_old_one(tmp_path):
+    ids = [
+        choices(load(tmp_path, axes=ONE, search=HALVING | {"halving": halving}))[0].id
+        for halving in (None, {"min_steps": 1}, {"min_steps": 2}, {"min_steps": 1, "factor": 3})
+    ]
+    assert len(set(ids)) == 4
+    assert ids[0] == choices(load(tmp_path, axes=ONE, search={k: HALVING[k] for k in ("axes", "seeds")}))[0].id
+
+
+@pytest.mark.parametrize(
+    ("axes", "halving", "parts"),
+    [
+        ({"train.batch": [4, 8]}, {"min_steps": 4}, ["search.halving.min_steps", "not before the last of 4"]),
+        ({"train.batch": [4, 8]}, {"min_steps": 0}, ["search.halving.min_steps", "1"]),
+        ({"train.batch": [4, 8]}, {"min_steps": 1, "factor": 1}, ["search.halving.factor", "2"]),
+        ({"train.steps": [4, 8]}, {"min_steps": 1}, ["train.steps cannot be an axis"]),
+        ({"train.batch": [4, 8]}, {"rungs": 3}, ["rungs", "min_steps"]),
+    ],
+)
+def test_mistakes_in_halving_get_one_line(tmp_path, axes, halving, parts):
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, search={"axes": axes, "seeds": [9], "halving": halving})
+    assert all(part in str(caught.value) for part in parts)
+    assert "\n" not in str(caught.value)
+
+
+def test_plan_and_status_of_halving_say_at_most_what_it_takes(tmp_path, store, capsys):
+    whole = remaining(load(tmp_path, axes=ONE, search=HALVING | {"halving": None}), None)
+    grid = load(tmp_path, axes=ONE, search=HALVING)
+    halved = remaining(grid, store)
+    tokens = [sum(item.train_tokens for _, own in work.trials for item in own) for work in (whole, halved)]
+    # Five recipes of 4 steps; or five of 1, three of 1 more, two of 2 more.
+    assert tokens[1] == pytest.approx(tokens[0] * (5 + 3 + 4) / 20)
+    print_status(grid, store)
+    assert "0 of 10 trials trained to step 1, 1 cells wait for it" in capsys.readouterr().out
+
+
 def test_plan_and_status_tell_of_the_search(tmp_path, store, capsys):
     grid = load(tmp_path)
     print_plan(grid, None)
@@ -185,6 +261,48 @@ def test_plan_and_status_tell_of_the_search(tmp_path, store, capsys):
     settle(grid, store)
     print_plan(grid, store)
     assert "search" not in capsys.readouterr().out.replace("searched", "")
+
+
+@pytest.mark.parametrize("struck", [0, 6])
+def test_halving_that_is_killed_ends_with_the_same_winner_and_trains_no_step_twice(tmp_path, monkeypatch, struck):
+    """Everything but Ray. struck: trials that are done when it happens (0: it does not)."""
+    from harness import cli, driver
+    from harness.work import run_cell
+
+    trained, left = {}, [struck]
+
+    def run_here(grid, store, **more):
+        for cell in grid.cells:
+            if store.published(cell.id) is None:
+                left[0] -= 1
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+                events = []
+                run_cell(cell, grid.evaluate(cell), grid.file.run, store, "attempt", report=events.append)
+                steps = [record["step"] for event in events for record in event.get("curve", [])]
+                trained.setdefault(cell.config.train.learning_rate, []).append(steps)
+        return driver.Outcome(done=len(grid.cells))
+
+    monkeypatch.setattr(driver, "run_grid", run_here)
+    monkeypatch.setattr("harness.train.LOG_EVERY", 1)
+    search = {"axes": {"train.learning_rate": [0.0001, 0.001, 0.003, 0.01]}, "seeds": [100]}
+    base = {"size": "tiny", "train": {"max_length": 2, "steps": 8, "batch": 8, "validation": 16}}
+    halving = {"halving": {"min_steps": 2}}
+    grid = load(tmp_path, axes=ONE, base=base, search=search | halving)
+    url = str(tmp_path / "results")
+    if struck:
+        with pytest.raises(KeyboardInterrupt):
+            cli.run(str(tmp_path / "grid.yaml"), store=url, sets=[], address=None, mlflow=False)
+    cli.run(str(tmp_path / "grid.yaml"), store=url, sets=[], address=None, mlflow=False)
+    winner = account(grid, Store(url).open())[0]["record"]["winner"]["train.learning_rate"]
+    assert winner == 0.01
+    for rate, ran in trained.items():
+        trials = [steps for steps in ran if steps[-1] <= 4]
+        assert trials == {0.01: [[1, 2], [3, 4]], 0.003: [[1, 2], [3, 4]]}.get(rate, [[1, 2]])
+    assert not list((tmp_path / "results").glob("cells/*/training.pt"))
+    page = Store(url).open().read("grids/searched/report.html").decode()
+    assert "left behind 2 at step 2 and 1 at step 4; the last that was left has won" in page
+    assert "Compared at step" in page
 
 
 def test_the_command_searches_then_trains_the_winners(tmp_path, monkeypatch):

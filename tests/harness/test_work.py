@@ -1,6 +1,7 @@
 """One cell on a store, from nothing to rows: nothing done twice, nothing lost, damage named."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -250,3 +251,60 @@ def test_a_mixture_is_evaluated_on_its_own_task_with_the_vocabulary_of_all(store
     assert all(row["question"].split()[0] in "01" for row in rows)
     assert {row["corrupt"] for row in rows} == {0.0, 0.5}
     assert not missing(mixed, control, store)
+
+
+def stopping(step):
+    return cell(train={**TRAIN, "stop_after": step})
+
+
+def steps_of(resolved, store):
+    """The training steps that a run of the cell reports."""
+    events = []
+    run_cell(resolved, NOTHING, Run(), store, "a", report=events.append)
+    return [event["step"] for event in events if event["phase"] == "training"]
+
+
+NOTHING = EVALUATE.model_copy(update={"lengths": (), "stress": ()})
+
+
+def test_a_cell_goes_on_from_one_that_stopped_earlier_with_the_same_weights(store, tmp_path):
+    fresh = Store(str(tmp_path / "fresh")).open(create=True)
+    left = f"cells/{cell().id}/training.pt"
+    assert steps_of(stopping(10), store) == [10]
+    assert store.exists(left)
+    assert steps_of(stopping(15), store) == [15]
+    assert steps_of(cell(), store) == [20]
+    assert [record["step"] for record in store.curve(cell().id)] == [10, 15, 20]
+    assert not list(Path(store.root).glob("cells/*/training.pt"))
+    for whose in (stopping(15), cell()):
+        assert steps_of(whose, fresh)[0] in (10, 20)
+        assert store.published(whose.id)["checkpoint"] == fresh.published(whose.id)["checkpoint"]
+        fresh.delete(left)
+
+
+def test_a_checkpoint_of_a_later_step_is_left_alone(store):
+    steps_of(stopping(15), store)
+    left = store.read(f"cells/{cell().id}/training.pt")
+    assert steps_of(stopping(10), store) == [10]
+    assert store.read(f"cells/{cell().id}/training.pt") == left
+
+
+@pytest.mark.parametrize("place", ["training.pt", "published.json"])
+def test_a_cell_that_dies_while_it_hands_on_its_checkpoint_hands_it_on(store, monkeypatch, place):
+    write, create = Store.write, Store.create
+
+    def die(method):
+        def dying(self, name, data):
+            if name.endswith(place) and (place != "training.pt" or cell().id in name):
+                raise KeyboardInterrupt
+            return method(self, name, data)
+
+        return dying
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", die(write))
+        patch.setattr(Store, "create", die(create))
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(stopping(10), NOTHING, Run(), store, "a")
+    assert steps_of(stopping(10), store) == [], "it had come to its last step"
+    assert steps_of(cell(), store) == [20]
