@@ -93,6 +93,7 @@ def _rank_sums(ranks: tuple[int, ...], counts: tuple[int, ...], size: int) -> tu
     None where more than DIVISIONS ways would have to be followed at once.
     """
     chosen, sums, ways, left = np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1), sum(counts)
+    share = size / left
     for rank, tied in zip(ranks, counts):
         left -= tied
         least, most = np.maximum(0, size - chosen - left), np.minimum(tied, size - chosen)
@@ -102,7 +103,7 @@ def _rank_sums(ranks: tuple[int, ...], counts: tuple[int, ...], size: int) -> tu
         begun = np.repeat(np.arange(len(chosen)), several)
         more = np.arange(len(begun)) - np.repeat(np.cumsum(several) - several - least, several)
         chosen, sums, ways = _merged(
-            chosen[begun] + more, sums[begun] + rank * more, ways[begun] * _choices(tied)[more]
+            chosen[begun] + more, sums[begun] + rank * more, ways[begun] * _choices(tied, share)[more]
         )
     return sums, ways / ways.sum()
 
@@ -122,9 +123,13 @@ def _merged(
 
 
 @cache
-def _choices(tied: int) -> Floats:
-    """In how many ways 0, 1, .. of them can be chosen, over 2^tied, which is exact and never too large."""
-    return np.array([comb(tied, chosen) / 2**tied for chosen in range(tied + 1)])
+def _choices(tied: int, share: float) -> Floats:
+    """In how many ways 0, 1, .. of them can be chosen, as the probability where each is chosen with that share.
+
+    With the share of the whole choice, what is needed is never too small for a number, of however many runs.
+    """
+    chances: Floats = stats.binom.pmf(np.arange(tied + 1), tied, share)
+    return chances
 
 
 def rank_correlation(groups: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[float, float] | None:

@@ -84,6 +84,12 @@ def test_hundreds_of_runs_that_differ_little_are_still_counted_exactly():
     )
 
 
+def test_few_runs_are_held_against_thousands():
+    found = permutation_test([1] * 5, [1] * 1000 + [0] * 2000)
+    wanted = stats.fisher_exact([[5, 0], [1000, 2000]], alternative="greater").pvalue
+    assert found.p == pytest.approx(2 * wanted)
+
+
 def test_hundreds_of_runs_that_differ_much_are_approximated(monkeypatch):
     chance = np.random.default_rng(0)
     first, second = chance.integers(0, 12, 90).tolist(), (chance.integers(0, 12, 90) + 1).tolist()
