@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from harness.beside import chosen, failures
@@ -16,16 +16,19 @@ from harness.grid import Grid, Resolved, evaluation_id
 from harness.robustness import flips
 from harness.schema import ATTEMPTS, CELLS, CURVES, FLIPS, ROWS, Table
 from harness.search import account
-from harness.store import Extent, Held, Store, by_cell, curve_file
+from harness.store import Extent, Held, Store, arrow_schema, by_cell, curve_file
 from harness.work import Missing, lacking
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow
 
     from reports.data import ReportData
 
 READERS = 8
 """Cells whose files are read at the same time: a store may be far away."""
+BLOCK = 64
+"""Cells whose rows become one piece of a table: a piece a cell would take longer than reading it."""
 
 
 def report_data(grid: Grid, store: Store) -> ReportData:
@@ -43,6 +46,8 @@ def report_data(grid: Grid, store: Store) -> ReportData:
 
 def tables(grid: Grid, store: Store, further: Collection[str] = ()) -> ReportData:
     """The same without failed problems. `further`: columns of the rows beside COUNTED."""
+    import polars as pl
+
     from reports.data import COUNTED, ReportData, frame
 
     attempts = store.attempts({cell.id for cell in grid.cells})
@@ -67,26 +72,38 @@ def tables(grid: Grid, store: Store, further: Collection[str] = ()) -> ReportDat
             flips(cell, evaluate, store, held),
         )
 
+    cells: list[dict[str, Any]] = []
+    flipped: list[dict[str, Any]] = []
+    rows, curves = [_below(ROWS, [], columns)], [_below(CURVES, [], CURVES)]
     with ThreadPoolExecutor(READERS) as readers:
-        cells, rows, curves, flipped = zip(*readers.map(read, grid.cells))
+        found = readers.map(read, grid.cells)
+        while block := list(islice(found, BLOCK)):
+            described, tables_of_rows, tables_of_curves, flips_found = zip(*block)
+            cells += described
+            rows.append(_below(ROWS, tables_of_rows, columns))
+            curves.append(_below(CURVES, tables_of_curves, CURVES))
+            flipped += chain.from_iterable(flips_found)
     return ReportData(
         grid=about,
-        cells=frame(CELLS, list(cells)),
-        rows=_below(ROWS, rows, columns),
-        curves=_below(CURVES, curves, list(CURVES)),
+        cells=frame(CELLS, cells),
+        rows=pl.concat(rows, rechunk=False),  # a copy would double the memory
+        curves=pl.concat(curves, rechunk=False),
         attempts=frame(ATTEMPTS, attempts),
-        flips=frame(FLIPS, list(chain.from_iterable(flipped))),
+        flips=frame(FLIPS, flipped),
     )
 
 
-def _below(kind: Table, tables: Iterable[pl.DataFrame | None], columns: list[str]) -> pl.DataFrame:
+def _below(kind: Table, tables: Iterable[pyarrow.Table | None], columns: Iterable[str]) -> pl.DataFrame:
     """Tables one below the other, with exactly these columns of `kind`; one that was not known then is null."""
     import polars as pl
+    import pyarrow
 
     from reports.data import frame
 
-    known = [frame(kind, []), *(table for table in tables if table is not None)]
-    return pl.concat(known, how="diagonal", rechunk=False).select(columns)  # a copy would double the memory
+    schema = arrow_schema({name: kind[name] for name in columns})
+    known = [frame(kind, []).select(schema.names).to_arrow().cast(schema)]
+    known += [table for table in tables if table is not None]
+    return pl.DataFrame(pyarrow.concat_tables(known, promote_options="default").combine_chunks())
 
 
 def _asked_for(evaluate: Evaluate, held: Held) -> list[Extent]:
@@ -112,7 +129,7 @@ def rows_of(cell: Resolved, evaluate: Evaluate, store: Store) -> list[dict[str, 
 
 def row_table(
     cell: Resolved, evaluate: Evaluate, store: Store, held: Held, columns: Collection[str]
-) -> pl.DataFrame | None:
+) -> pyarrow.Table | None:
     """Columns of the same rows as a table: texts take most of the time to read."""
     import polars as pl
     import pyarrow
@@ -122,18 +139,17 @@ def row_table(
         return None
     files = (f"cells/{cell.id}/rows/{extent.file}" for extent in extents)
     whole = pyarrow.concat_tables([store.arrow(file, ROWS, columns) for file in files], promote_options="default")
-    rows = pl.DataFrame(whole)
-    # Mostly there is nothing to do, and for a million rows every copy counts.
-    if len({(extent.length, extent.stress) for extent in extents}) < len(extents):
-        rows = rows.unique(["length", "stress", "index"], keep="first", maintain_order=True)
-    if (rows["index"] >= evaluate.problems).any():
-        rows = rows.filter(pl.col("index") < evaluate.problems)
-    return rows
+    # Mostly there is nothing more to do, and for a million rows every copy counts.
+    once = len({(extent.length, extent.stress) for extent in extents}) == len(extents)
+    if once and all(extent.stop <= evaluate.problems for extent in extents):
+        return whole
+    rows = pl.DataFrame(whole).unique(["length", "stress", "index"], keep="first", maintain_order=True)
+    return rows.filter(pl.col("index") < evaluate.problems).to_arrow().cast(whole.schema)
 
 
 def whole_row(cell: Resolved, evaluate: Evaluate, store: Store, of: Mapping[str, Any]) -> dict[str, Any]:
     """One of the same rows, with everything it holds: that of the `length`, `stress` and `index` of `of`."""
-    import pyarrow.compute
+    import polars as pl
 
     index = of["index"]
     extent = next(
@@ -141,17 +157,15 @@ def whole_row(cell: Resolved, evaluate: Evaluate, store: Store, of: Mapping[str,
         for extent in _asked_for(evaluate, store.held(cell.id))
         if (extent.length, extent.stress) == (of["length"], of["stress"]) and extent.start <= index < extent.stop
     )
-    rows = store.arrow(f"cells/{cell.id}/rows/{extent.file}", ROWS)
-    return dict.fromkeys(ROWS) | rows.filter(pyarrow.compute.field("index") == index).to_pylist()[0]
+    rows = pl.DataFrame(store.arrow(f"cells/{cell.id}/rows/{extent.file}", ROWS))
+    return dict.fromkeys(ROWS) | rows.row(by_predicate=pl.col("index") == index, named=True)
 
 
-def curve_table(cell: Resolved, store: Store, held: Held) -> pl.DataFrame | None:
+def curve_table(cell: Resolved, store: Store, held: Held) -> pyarrow.Table | None:
     """The training curve of the cell's published weights."""
-    import polars as pl
-
     if held.published is None:
         return None
-    return pl.DataFrame(store.arrow(curve_file(cell.id, held.published["checkpoint"]), CURVES))
+    return store.arrow(curve_file(cell.id, held.published["checkpoint"]), CURVES)
 
 
 def describe(cell: Resolved, evaluate: Evaluate, held: Held, attempts: list[dict[str, Any]]) -> dict[str, Any]:

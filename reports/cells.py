@@ -10,15 +10,16 @@ import polars as pl
 from reports import statistics, wording
 from reports.marks import marks
 from reports.markup import Markup, element, folded, fragment, table
-from reports.parts import note, section
-from reports.view import View
+from reports.parts import note, section, single_runs
+from reports.view import MOST_RUNS, View
 
 
 def cells(view: View) -> Markup:
     if view.cells.is_empty():
         return section("cells", "Cells", note("The grid has no cells."))
-    every = folded(f"All {wording.plural(view.cells.height, 'cell')}", _all(view))
-    return section("cells", "Cells", _failed(view), _unfit(view), _waiting(view), every)
+    shown, number = view.single.height, wording.plural(view.cells.height, "cell")
+    every = folded(f"All {number}" if shown == view.cells.height else f"{shown:,} of {number}", _all(view))
+    return section("cells", "Cells", single_runs(view), _failed(view), _unfit(view), _waiting(view), every)
 
 
 def _name(cell: dict[str, Any]) -> str:
@@ -33,7 +34,18 @@ def _table(head: list[str], body: list[list[Any]], cells: pl.DataFrame) -> Marku
 def _failed(view: View) -> Markup | None:
     if view.failed.is_empty():
         return None
-    return fragment(element("h3", "Failed"), *[_failure(view, cell) for cell in view.failed.to_dicts()])
+    return fragment(
+        element("h3", "Failed"),
+        [_failure(view, cell) for cell in view.failed.head(MOST_RUNS).to_dicts()],
+        _more(view.failed),
+    )
+
+
+def _more(cells: pl.DataFrame) -> Markup | None:
+    """How many of a list are left out."""
+    return (
+        note(f"And {cells.height - MOST_RUNS:,} more: cells.csv, below, has all.") if cells.height > MOST_RUNS else None
+    )
 
 
 def _failure(view: View, cell: dict[str, Any]) -> Markup:
@@ -54,20 +66,26 @@ def _attempt(attempt: dict[str, Any]) -> Markup:
 def _unfit(view: View) -> Markup | None:
     if view.unfit.is_empty():
         return None
-    body = [[_name(cell), _validation(cell)] for cell in view.unfit.to_dicts()]
+    body = [[_name(cell), _validation(cell)] for cell in view.unfit.head(MOST_RUNS).to_dicts()]
     text = "They did not learn their training lengths, so what they do beyond them says nothing about extrapolation."
     return fragment(
-        element("h3", "Unfit"), note(text), _table(["Cell", "Validation exact at training lengths"], body, view.unfit)
+        element("h3", "Unfit"),
+        note(text),
+        _table(["Cell", "Validation exact at training lengths"], body, view.unfit.head(MOST_RUNS)),
+        _more(view.unfit),
     )
 
 
 def _waiting(view: View) -> Markup | None:
     if view.waiting.is_empty():
         return None
-    lines = view.waiting.to_dicts()
+    shown = view.waiting.head(MOST_RUNS)
+    lines = shown.to_dicts()
     body = [[_name(cell), cell["status"] or "unknown", wording.whole(cell["tested"] or 0)] for cell in lines]
     return fragment(
-        element("h3", "Waiting or running"), _table(["Cell", "Status", "Lengths evaluated"], body, view.waiting)
+        element("h3", "Waiting or running"),
+        _table(["Cell", "Status", "Lengths evaluated"], body, shown),
+        _more(view.waiting),
     )
 
 
@@ -103,7 +121,7 @@ def _all(view: View) -> Markup:
             wording.whole(tried.get(cell["cell"], 0)),
             element("code", (cell["checkpoint"] or wording.NONE)[:12]),
         ]
-        for cell in view.cells.to_dicts()
+        for cell in view.single.to_dicts()
     ]
     head = ["Cell", "Status", "Validation exact", "Reach", "Problems", "Training", "Attempts", "Weights"]
-    return _table(head, body, view.cells)
+    return _table(head, body, view.single)

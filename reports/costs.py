@@ -22,7 +22,7 @@ from reports.chart import (
 )
 from reports.marks import marks
 from reports.markup import Markup, element, folded, fragment, table
-from reports.parts import architecture, by_architecture, figure, note, panels, part, section
+from reports.parts import architecture, by_architecture, figure, note, panels, part, section, single_runs
 from reports.view import Facet, View
 
 _COLUMNS = {
@@ -56,7 +56,7 @@ def cost(view: View) -> Markup | None:
         "likeliest answers, one for each value that the state can have, are those of less than 95% of the problems "
         "(Theorem 2.1 of Malach et al.), so that no weights solve it; models fail long before."
     )
-    return section("cost", "Cost", note(text), *parts)
+    return section("cost", "Cost", note(text), single_runs(view), *parts)
 
 
 def _facet(view: View, facet: Facet) -> Markup | None:
@@ -142,7 +142,7 @@ def _mean(name: str, recipe: str, own: pl.DataFrame, quantity: Quantity) -> Seri
 
 def _against_accuracy(view: View, facet: Facet) -> Markup | None:
     """Accuracy against what a problem costs, a line per seed through its lengths: who is right for how much."""
-    points, drawn = _costed(view, facet).filter(pl.col("accuracy").is_not_null()), []
+    points, drawn = view.singles(_costed(view, facet)).filter(pl.col("accuracy").is_not_null()), []
     for quantity in _AGAINST_ACCURACY:
         known = points.filter(pl.col(quantity.column) > 0)
         if known.is_empty():
@@ -174,7 +174,7 @@ def _against_state(view: View, facet: Facet) -> Markup | None:
     longest = points.filter(pl.col("length") == max(lengths, default=0)).select(
         "cell", pl.col("state_bytes").alias("held")
     )
-    fit = facet.of(view.cells).filter(~pl.col("unfit") & pl.col("reach_low").is_not_null())
+    fit = facet.of(view.single).filter(~pl.col("unfit") & pl.col("reach_low").is_not_null())
     runs = fit.join(longest, on="cell").filter(pl.col("held") > 0).to_dicts()
     if not runs:
         return None

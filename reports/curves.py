@@ -8,7 +8,7 @@ import polars as pl
 
 from reports import aggregate, figures
 from reports.markup import Markup, element
-from reports.parts import figure, note, panels, section
+from reports.parts import figure, note, panels, section, single_runs
 from reports.view import View
 
 _TITLES = {"exact": "Whole trajectory exact", "answer": "Answer right"}
@@ -20,7 +20,7 @@ def curves(view: View) -> Markup:
         return section("curves", "Accuracy against length", note("No point has been evaluated yet."))
     parts: list[Markup] = []
     for measure, title in _TITLES.items():
-        if drawn := _panels(view, view.random, measure):
+        if drawn := _panels(view, view.singles(view.random), measure):
             parts += [element("h3", title), panels(drawn)]
     text = (
         "One line per seed; the grey band is the training range. Markers stand slightly beside their length so that "
@@ -28,7 +28,7 @@ def curves(view: View) -> Markup:
         "were rolled out, the share of right answers weighs those for all that diverged. A dotted grey line is chance: "
         "what the best answer given blindly would get."
     )
-    return section("curves", "Accuracy against length", note(text), *parts)
+    return section("curves", "Accuracy against length", note(text), single_runs(view), *parts)
 
 
 def stress(view: View) -> Markup | None:
@@ -41,7 +41,7 @@ def stress(view: View) -> Markup | None:
         measure = "exact" if own["exact"].count() else "answer"
         parts += [
             element("h3", str(name), element("small", _TITLES[measure].lower())),
-            panels(_panels(view, own, measure)),
+            panels(_panels(view, view.singles(own), measure)),
         ]
     text = "Problems chosen to be hard in one way, at the same lengths. No summary on this page counts them."
     return section("stress", "Stress sets", note(text), *parts)

@@ -11,7 +11,7 @@ from reports import aggregate, figures, style, survival, wording
 from reports import graph as go
 from reports.marks import about
 from reports.markup import Markup
-from reports.parts import figure, note, panels, part, section
+from reports.parts import figure, note, panels, part, section, single_runs
 from reports.view import View
 
 HEIGHT = 260
@@ -24,7 +24,7 @@ _TITLES = {
 
 def hazards(view: View) -> Markup | None:
     """Four figures for every panel where a run that fits its training lengths failed on a random problem."""
-    problems = survival.judged(view.data.rows, view.cells)
+    problems = view.singles(survival.judged(view.data.rows, view.cells))
     wrong = problems.filter(~pl.col("exact"))["cell"].unique()
     beyond = problems.filter(pl.col("length") > pl.col("max_length"))
     tables = {place: survival.hazard(beyond if place == "tenth" else problems, place) for place in _TITLES}
@@ -51,7 +51,7 @@ def hazards(view: View) -> Markup | None:
         "checkpoint, a hollow triangle is the upper bound where no error was seen. The position of the first error is "
         "in multiples of the longest trajectory of the training lengths; the dotted line is the trajectory's end."
     )
-    return section("hazards", "Where errors come", note(text), *parts)
+    return section("hazards", "Where errors come", note(text), single_runs(view), *parts)
 
 
 def _of(table: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:

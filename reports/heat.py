@@ -9,7 +9,7 @@ import polars as pl
 from reports import wording
 from reports.marks import marks
 from reports.markup import Markup, element
-from reports.parts import architecture, by_architecture, note, part, section
+from reports.parts import architecture, by_architecture, note, part, section, single_runs
 from reports.view import Facet, View
 
 DARK = 0.77
@@ -26,7 +26,7 @@ def heat(view: View) -> Markup | None:
         "column per length. The line stands where the training lengths end. 100 means every problem, >99 nearly every "
         "one; hover for counts and 95% intervals."
     )
-    return section("heat", "Every run at every length", note(text), *parts)
+    return section("heat", "Every run at every length", note(text), single_runs(view), *parts)
 
 
 def _table(view: View, facet: Facet) -> Markup:
@@ -36,7 +36,7 @@ def _table(view: View, facet: Facet) -> Markup:
     names = [_bordered("th", f"{length:,}", length == edge, scope="col") for length in lengths]
     head = element("tr", element("th", "Length", scope="col"), element("th", "seed", scope="col"), names)
     body = []
-    for name, recipe, own in by_architecture(facet.of(view.cells)):
+    for name, recipe, own in by_architecture(facet.of(view.single)):
         for run in own.filter(pl.col("tested") > 0).sort("seed", "replicate").to_dicts():
             known = {line["length"]: line for line in points.filter(pl.col("cell") == run["cell"]).to_dicts()}
             shares = [_share(known.get(length), length == edge) for length in lengths]

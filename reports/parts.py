@@ -24,6 +24,18 @@ def note(*text: object) -> Markup:
     return element("p", *text, class_="note")
 
 
+def single_runs(view: View) -> Markup | None:
+    """What a section says that shows runs one by one, where they are too many for that."""
+    if view.single.height == view.cells.height:
+        return None
+    text = (
+        f"Of {view.cells.height:,} runs {view.single.height:,} are shown one by one, of every architecture and recipe "
+        "the first seeds; what is said of seeds together counts all of them. Every run stands in "
+    )
+    link = element("a", "points.csv and cells.csv", href="#run")
+    return note(text, link, " and in what `lengthwise report --format csv` writes.")
+
+
 def heading(facet: Facet) -> Markup:
     return element("h3", facet.title, element("small", facet.detail), **marks(facet.values))
 

@@ -107,7 +107,7 @@ def _width(column: str) -> pl.Expr:
 
 def _checkpoints(view: View) -> Markup | None:
     """Reach at late checkpoints of one schedule: is the end of training a lucky moment?"""
-    late = checkpoints(view.cells.filter(pl.col("reach_low").is_not_null()))
+    late = checkpoints(view.single.filter(pl.col("reach_low").is_not_null()))
     drawn = [
         figure(facet.title, facet.detail, reaches(own, TRAIN_STEPS, view, facet), facet.values)
         for facet in view.facets
@@ -122,7 +122,7 @@ def _checkpoints(view: View) -> Markup | None:
 
 def _steps(view: View) -> Markup | None:
     """Accuracy at long lengths against training steps: late checkpoints where there are any, else budgets."""
-    tested = view.cells.filter(pl.col("tested") > 0)
+    tested = view.single.filter(pl.col("tested") > 0)
     late = checkpoints(tested)
     several = late if late.height else budgets(tested)
     drawn = [made for facet in view.facets for made in _at_lengths(view, facet, facet.of(several))]

@@ -9,7 +9,7 @@ import polars as pl
 from reports import aggregate, statistics, wording
 from reports.marks import marks
 from reports.markup import Markup, element, fragment, table
-from reports.parts import architecture, by_architecture, note, part, section
+from reports.parts import architecture, by_architecture, note, part, section, single_runs
 from reports.view import Facet, View, key_lengths
 
 
@@ -26,7 +26,7 @@ def summary(view: View) -> Markup | None:
         "measure of Malach et al. (arXiv 2510.14826): trained to n, accuracy p at the last length m with p ≥ 5%, of "
         "the best seed."
     )
-    return section("summary", "Summary", note(text), *parts)
+    return section("summary", "Summary", note(text), single_runs(view), *parts)
 
 
 def _table(view: View, facet: Facet) -> Markup:
@@ -38,11 +38,13 @@ def _table(view: View, facet: Facet) -> Markup:
         whose.append(marks({"architecture": name}))
         same = [pl.col(key) == value for key, value in own.select(aggregate.GROUP).row(0, named=True).items()]
         solved = {line["length"]: line for line in view.solved.filter(*same).iter_rows(named=True)}
-        chips = [_reach(run) for run in own.sort("seed", "replicate").to_dicts()]
+        shown_runs = view.singles(own)
+        chips = [_reach(run) for run in shown_runs.sort("seed", "replicate").to_dicts()]
+        more = f" and {own.height - shown_runs.height:,} more" if shown_runs.height < own.height else None
         body.append(
             [
                 architecture(view, name, recipe),
-                element("span", chips, class_="chips"),
+                element("span", chips, more, class_="chips"),
                 *[_solved(solved.get(length)) for length in shown],
                 _fresh(solved.get(shown[-1]) if shown else None),
                 _paper(view, own),

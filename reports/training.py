@@ -13,7 +13,7 @@ from reports.chart import TRAIN_STEPS, TRAIN_TOKENS, Quantity, Series, chart, re
 from reports.families import budgets
 from reports.marks import marks
 from reports.markup import Markup, element, fragment, table
-from reports.parts import architecture, by_architecture, figure, note, panels, section
+from reports.parts import architecture, by_architecture, figure, note, panels, section, single_runs
 from reports.view import Facet, View
 
 _CURVE_POINTS = 60_000
@@ -35,12 +35,12 @@ def training(view: View) -> Markup | None:
         "seen (padding left out), a line per seed; hover for steps. Budgets are equal where the tokens are: "
         "look at them before comparing architectures."
     )
-    return section("training", "Training", note(text), *parts)
+    return section("training", "Training", note(text), single_runs(view), *parts)
 
 
 def _losses(view: View) -> Markup | None:
     identity = view.cells.select("cell", *aggregate.GROUP, "seed", "replicate", "unfit")
-    curve = view.data.curves.filter(pl.col("loss").is_finite()).join(identity, on="cell", how="inner")
+    curve = view.singles(view.data.curves).filter(pl.col("loss").is_finite()).join(identity, on="cell", how="inner")
     if curve.is_empty():
         return None
     each = max(50, min(400, _CURVE_POINTS // curve["cell"].n_unique()))
@@ -95,7 +95,7 @@ def _given(own: pl.DataFrame) -> list[str]:
 
 def _efficiency(view: View) -> Markup | None:
     """Reach against training tokens and steps, a line per seed through the budgets it was trained with."""
-    several = budgets(view.cells.filter(pl.col("reach_low").is_not_null()))
+    several = budgets(view.single.filter(pl.col("reach_low").is_not_null()))
     drawn = [
         figure(f"{facet.title}, {quantity.title}", facet.detail, reaches(own, quantity, view, facet), facet.values)
         for facet in view.facets

@@ -10,7 +10,7 @@ from reports import aggregate, figures, runs, statistics, style, wording
 from reports.comparisons import decided
 from reports.marks import marks
 from reports.markup import Markup, element, fragment, table
-from reports.parts import figure, note, panels
+from reports.parts import figure, note, panels, single_runs
 from reports.view import Facet, View
 
 
@@ -195,8 +195,8 @@ def _compared(view: View, facet: Facet, best: Furthest | None) -> list[object]:
 def _reaches(view: View) -> Markup | None:
     """Reach of every seed, a panel per facet."""
     drawn = [
-        figure(facet.title, facet.detail, figures.reaches(facet.of(view.cells), view.looks, lengths), facet.values)
+        figure(facet.title, facet.detail, figures.reaches(own, view.looks, lengths), facet.values)
         for facet in view.facets
-        if (lengths := view.lengths(facet)) and facet.of(view.cells)["reach_low"].count()
+        if (lengths := view.lengths(facet)) and (own := facet.of(view.single))["reach_low"].count()
     ]
-    return panels(drawn) if drawn else None
+    return fragment(single_runs(view), panels(drawn)) if drawn else None

@@ -13,6 +13,9 @@ from reports import aggregate, style
 from reports.data import ReportData
 from reports.pairs import Pair, pairs
 
+MOST_RUNS = 1_000
+"""Runs that a page draws and lists one by one, at most; what is said of seeds together counts them all."""
+
 
 @dataclass(frozen=True)
 class Facet:
@@ -97,6 +100,22 @@ class View:
     @cached_property
     def facets(self) -> list[Facet]:
         return facets(self.cells)
+
+    @cached_property
+    def single(self) -> pl.DataFrame:
+        """`cells`, or of very many MOST_RUNS: the first seed of every architecture and recipe, then the second, ..."""
+        if self.cells.height <= MOST_RUNS:
+            return self.cells
+        ordered = self.cells.with_row_index("place").sort("seed", "replicate", "place")
+        turns = ordered.with_columns(turn=pl.int_range(pl.len()).over(aggregate.GROUP))
+        kept = turns.sort("turn", "place").head(MOST_RUNS).sort("place")
+        return kept.drop("place", "turn")
+
+    def singles(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The lines of a table that are about the runs of `single`."""
+        if self.single.height == self.cells.height:
+            return table
+        return table.join(self.single.select("cell"), on="cell", how="semi", maintain_order="left")
 
     @property
     def failed(self) -> pl.DataFrame:

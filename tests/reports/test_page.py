@@ -13,14 +13,20 @@ import polars as pl
 import pytest
 
 from harness.schema import ATTEMPTS, CELLS, CURVES, ROWS
-from reports import figures, style, wording
+from reports import aggregate, figures, style, wording
+from reports.cells import cells
 from reports.costs import cost
+from reports.curves import curves
 from reports.data import ReportData, frame
 from reports.divergence import divergences
+from reports.download import tables
+from reports.figures import run_name
+from reports.heat import heat
 from reports.markup import Markup, element, fragment, table
 from reports.page import render
 from reports.summary import summary
-from reports.verdict import furthest
+from reports.training import training
+from reports.verdict import furthest, verdict
 from reports.view import View, key_lengths
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
@@ -387,3 +393,42 @@ def test_tokens_of_a_mixture_are_told_by_task(demo):
     assert "tokens: addition 300, multiplication 1.20k" in render(replace(data, cells=mixed))
     alone = data.cells.with_columns(train_tokens_by_task=pl.lit('{"multiplication": 1200}'))
     assert "tokens: " not in render(replace(data, cells=alone))
+
+
+@pytest.fixture
+def crowded(demo, monkeypatch):
+    """The demo's view when a page has room for 12 runs only."""
+    monkeypatch.setattr("reports.view.MOST_RUNS", 12)
+    monkeypatch.setattr("reports.cells.MOST_RUNS", 12)
+    return View(demo(problems=4))
+
+
+def test_of_very_many_runs_a_page_shows_the_first_seeds_of_everything(demo, crowded):
+    groups, own = crowded.cells.group_by(aggregate.GROUP), crowded.single
+    assert crowded.cells.height > own.height == 12
+    every = groups.agg(pl.col("seed").sort()).rows_by_key(aggregate.GROUP, unique=True)
+    kept = own.group_by(aggregate.GROUP).agg(pl.col("seed").sort()).rows_by_key(aggregate.GROUP, unique=True)
+    assert all(seeds == every[group][0][: len(seeds)] for group, (seeds,) in kept.items())
+    assert min(12, len(every)) == len(kept)  # everything once before anything twice
+    assert own["cell"].to_list() == [cell for cell in crowded.cells["cell"] if cell in set(own["cell"])]
+
+
+def test_a_page_of_very_many_runs_says_what_it_leaves_out(crowded):
+    page = Page(render(crowded.data))
+    said = f"Of {crowded.cells.height} runs 12 are shown one by one"
+    for section in (verdict, curves, heat, summary, training, cost, cells):
+        assert said in Page(section(crowded)).text, section
+    tested = crowded.single.filter(pl.col("tested") > 0).height
+    assert len([row for row in Page(heat(crowded)).elements if row[0] == "tr"]) == tested + len(crowded.facets)
+    assert f"12 of {crowded.cells.height} cells" in page.text
+    traces = [trace for figure in Page(curves(crowded)).figures for trace in figure["data"] if "meta" in trace]
+    assert {trace["name"] for trace in traces} <= {run_name(line) for line in crowded.single.to_dicts()}
+    assert tables(crowded)["cells.csv"][0].height == crowded.cells.height
+
+
+def test_what_is_said_of_seeds_together_counts_the_runs_that_are_not_shown(demo, crowded):
+    few = crowded.solved
+    with pytest.MonkeyPatch.context() as roomy:
+        roomy.setattr("reports.view.MOST_RUNS", 1_000)
+        assert View(demo(problems=4)).solved.equals(few)
+        assert "are shown one by one" not in render(demo(problems=4))
