@@ -70,9 +70,10 @@ def check(grid: Grid) -> None:
             raise UserError(f"{where}.seeds: {cell.config.seed} is a seed of the grid; winners need fresh ones")
     for candidate in _candidates(search):
         _with(grid.cells[0], candidate, where)
-    last = min(cell.config.train.last for cells in _groups(grid, search) for cell in cells)
-    if search.halving is not None and search.halving.min_steps >= last:
-        raise UserError(f"{where}.halving.min_steps: {search.halving.min_steps} is not before the last of {last} steps")
+    for last in [cell.config.train.last for cells in _groups(grid, search) for cell in cells]:
+        if search.halving is not None and search.halving.min_steps >= last:
+            first = search.halving.min_steps
+            raise UserError(f"{where}.halving.min_steps: {first} is not before the last of {last} steps")
 
 
 def _where(grid: Grid) -> str:

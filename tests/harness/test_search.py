@@ -143,6 +143,12 @@ def test_where_tells_whose_recipe_is_searched_and_own_lengths_follow_the_winner(
     assert planned == {("gru", 2), ("lstm", 1)}
 
 
+def test_a_search_for_no_cell_of_the_grid_changes_nothing(tmp_path, store):
+    grid = load(tmp_path, search=HALVING | {"where": {"architecture": "mamba1"}})
+    assert choices(grid) == []
+    assert chosen(grid, store).cells == grid.cells
+
+
 def test_without_a_search_nothing_changes(tmp_path, store):
     grid = load(tmp_path, ["search=null"])
     assert (choices(grid), trials(grid, store).cells) == ([], [])
