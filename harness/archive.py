@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.grid import Grid, evaluation_id, parse
@@ -106,7 +106,10 @@ def _names(grid: Grid, store: Store) -> Iterator[str]:
     searched = decisions(grid, store)
     yield from searched
     trials = {
-        trial for name in searched for one in _tried(store, name) for trial in [*one["trials"], *one.get("before", ())]
+        trial
+        for name in searched
+        for one in (store.read_json(name) or {})["tried"]
+        for trial in [*one["trials"], *one.get("before", ())]
     }
     cells = {cell.id for cell in chosen(grid, store).cells} | trials
     for cell in sorted(cells):
@@ -118,11 +121,6 @@ def _names(grid: Grid, store: Store) -> Iterator[str]:
         yield from filter(store.exists, own)
     for record in store.attempts(cells):
         yield from filter(store.exists, (f"ledger/{record['attempt']}.{end}.json" for end in ("start", "end")))
-
-
-def _tried(store: Store, name: str) -> list[dict[str, Any]]:
-    tried: list[dict[str, Any]] = (store.read_json(name) or {})["tried"]
-    return tried
 
 
 def _same_weights(held: Store, store: Store, name: str, folder: Path) -> None:

@@ -232,6 +232,14 @@ class Halving(Strict):
     factor: Annotated[int, Field(ge=2)] = 2
     """One in so many recipes, rounded up, goes on."""
 
+    def stops(self, last: int) -> list[int]:
+        """The steps of the comparisons before the last one."""
+        found, step = [], self.min_steps
+        while step < last:
+            found.append(step)
+            step *= self.factor
+        return found
+
 
 class Search(Strict):
     """Recipes to choose from before the grid's cells are trained: see `harness.search`."""

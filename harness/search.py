@@ -68,12 +68,13 @@ def check(grid: Grid) -> None:
     for cell in [cell for cells in _groups(grid, search) for cell in cells]:
         if {cell.config.seed, cell.config.data_seed} & set(search.seeds):
             raise UserError(f"{where}.seeds: {cell.config.seed} is a seed of the grid; winners need fresh ones")
+        last = cell.config.train.last
+        if search.halving is not None and not search.halving.stops(last):
+            raise UserError(
+                f"{where}.halving.min_steps: {search.halving.min_steps} is not before the last of {last} steps"
+            )
     for candidate in _candidates(search):
         _with(grid.cells[0], candidate, where)
-    for last in [cell.config.train.last for cells in _groups(grid, search) for cell in cells]:
-        if search.halving is not None and search.halving.min_steps >= last:
-            first = search.halving.min_steps
-            raise UserError(f"{where}.halving.min_steps: {first} is not before the last of {last} steps")
 
 
 def _where(grid: Grid) -> str:
@@ -101,18 +102,13 @@ def _choice(cells: list[Resolved], search: Search, where: str) -> Choice:
         [_with(cells[0], candidate, where, {"seed": seed, "data_seed": seed, "replicate": 0}) for seed in search.seeds]
         for candidate in candidates
     ]
-    rungs = [trials]
-    if halving is not None:
-        last, stop, rungs = trials[0][0].config.train.last, halving.min_steps, []
-        while stop < last:
-            early = {"train": {"stop_after": stop}}
-            rungs.append([[resolve(merge(trial.config.model_dump(), early), where) for trial in own] for own in trials])
-            stop *= halving.factor
-        rungs.append(trials)
+    stops = [] if halving is None else halving.stops(trials[0][0].config.train.last)
+    early = [[[_with(trial, {"train.stop_after": stop}, where) for trial in own] for own in trials] for stop in stops]
     ids = [[trial.id for trial in own] for own in trials]
     judged = [REVISION, cells[0].config.train.validation, *([halving.model_dump()] if halving is not None else [])]
     factor = 1 if halving is None else halving.factor
-    return Choice(digest([ids, judged]), cells[0].name.rpartition(" ")[0], cells, candidates, rungs, factor)
+    name = cells[0].name.rpartition(" ")[0]
+    return Choice(digest([ids, judged]), name, cells, candidates, [*early, trials], factor)
 
 
 def _with(cell: Resolved, candidate: Mapping[str, Any], where: str, more: Mapping[str, Any] = {}) -> Resolved:

@@ -13,20 +13,9 @@ _TYPES = {"string": pl.String, "int64": pl.Int64, "double": pl.Float64, "bool": 
 
 COUNTED = (
     *("cell", "length", "stress", "index", "exact", "answer_right", "token_accuracy", "divergence", "divergence_step"),
-    *(
-        "failure",
-        "margin",
-        "near_tie",
-        "replay_equal",
-        "chance",
-        "corrupt",
-        "tokens",
-        "own_tokens",
-        "steps",
-        "tool_calls",
-    ),
+    *("failure", "near_tie", "replay_equal", "chance", "corrupt", "tokens", "own_tokens", "steps", "tool_calls"),
     *("longest_walk", "work", "pairs", "pairs_unseen", "rollout_tokens", "seconds", "peak_bytes", "state_bytes"),
-    *("flops", "device", "kernels", "precision", "mode"),
+    *("flops", "device", "kernels", "precision", "mode", "margin"),
 )
 """Columns of ROWS that a report counts; the others it shows, of a few failed problems."""
 

@@ -44,18 +44,8 @@ def runs(view: View) -> str:
     sets = points["stress"].unique(maintain_order=True).to_list()
     lengths = _lengths(points["length"].unique().sort().to_list(), max(cells["max_length"]))
     varying = [name for name in ("task", "setting", "form", "size") if cells[name].n_unique() > 1]
-    head = [
-        "architecture",
-        *varying,
-        "parameters",
-        "seed",
-        "learning rate",
-        "tokens",
-        "minutes",
-        "validation",
-        "margin",
-    ]
-    head += [_point(length, stress, sets) for stress in sets for length in lengths] + ["reach"]
+    head = ["architecture", *varying, "parameters", "seed", "learning rate", "tokens", "minutes", "validation"]
+    head += ["margin", *(_point(length, stress, sets) for stress in sets for length in lengths), "reach"]
     lines, margins = [], _margins(view)
     for run in cells.to_dicts():
         own = {(line["length"], line["stress"]): line for line in points.filter(cell=run["cell"]).to_dicts()}
