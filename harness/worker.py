@@ -84,9 +84,11 @@ class Worker:
     def ready(self) -> None:
         """Raises UserError when the store cannot be used from this node."""
         self.store = Store(self.store_url).open()
-        from harness.memory import take_gpu
+        self.device = f"cpu {platform.machine()}"
+        if self.gpus:
+            from harness.memory import take_gpu  # PyTorch with it: seconds, which only those pay that need it by now
 
-        self.device = take_gpu(self.gpus) if self.gpus else f"cpu {platform.machine()}"
+            self.device = take_gpu(self.gpus)
 
     def run(self, cell: Resolved, evaluate: Evaluate, settings: Run, attempt: str) -> Ended:
         """Carry one cell. What goes wrong in it is returned, not raised: not every error can be pickled."""

@@ -1,6 +1,8 @@
 """The benchmarks run at tiny sizes on a CPU, and the last line they print is JSON. What they measure is not tested."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from harness.bench.rows import bench_rows
 from harness.bench.timing import least_traffic, peak_memory, timed
 from harness.cli import app
+from harness.store import Store
 from models.build import build
 from tasks.scenario import Scenario
 
@@ -76,6 +79,21 @@ def test_shell(capsys):
     assert {kind.split()[0] for kind in result["results"]} == {"python", "sed"}
     assert all(one["bubblewrap"] > 0 and one["virtual"] > 0 for one in result["results"].values())
     assert "virtual us" in capsys.readouterr().out
+
+
+def test_a_worker_on_the_cpu_is_ready_for_a_nap_without_pytorch(tmp_path):
+    store = Store(str(tmp_path)).open(create=True)
+    code = f"""
+import sys
+from harness.bench.overhead import Nap
+from harness.worker import Worker
+worker = Worker({store.url!r}, 0.0, Nap(0.0), None)
+worker.ready()
+print(worker.device, "torch" in sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("cpu ")
+    assert told.endswith(" False\n")
 
 
 @pytest.mark.ray
