@@ -15,6 +15,7 @@ import queue
 import re
 import secrets
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -40,7 +41,8 @@ MULTIPLES = (2, 4, 10)
 """Times the training length at which accuracy is summarised."""
 METRICS = {"exact": "exact_match"}
 """Shares of a point that have another name here."""
-METRICS_PER_BATCH, PARAMS_PER_BATCH, VALUE_LENGTH = 1000, 100, 500
+METRICS_PER_BATCH, PARAMS_PER_BATCH, VALUE_LENGTH = 900, 100, 500
+"""A batch holds at most 1,000 things, of which 100 may be tags."""
 QUIET_SECONDS = 60.0
 """A server that failed is left alone for so long."""
 CLOSE_SECONDS = 60.0
@@ -51,6 +53,14 @@ class Metric(NamedTuple):
     name: str
     step: int
     value: float
+
+
+class Kept(NamedTuple):
+    """What is kept of a cell's run: MLflow's own object, tags and all, adds up over a grid of thousands."""
+
+    id: str
+    start: int
+    """Milliseconds since 1970."""
 
 
 def tracking_uri(uri: str | None, store: Store) -> str | None:
@@ -151,14 +161,14 @@ class Mirror:
     """The MLflow runs of one grid in one store. Methods raise what MLflow raises."""
 
     def __init__(self, uri: str, grid: Grid, store: Store) -> None:
-        self.grid, self.store = grid, store
+        self.grid, self.store, self.uri = grid, store, uri
         self.client = connect(uri)
         self.experiment = self._experiment(uri)
         self.parent: Any = None
-        self.runs: dict[str, Any] = {}
+        self.runs: dict[str, Kept] = {}
         for run in self._find():
             if CELL in run.data.tags:
-                self.runs.setdefault(run.data.tags[CELL], run)
+                self.runs.setdefault(run.data.tags[CELL], Kept(run.info.run_id, run.info.start_time))
             else:
                 self.parent = self.parent or run
         self.sent: dict[str, int] = {}
@@ -200,30 +210,36 @@ class Mirror:
         run = self.parent_run().info.run_id
         return f"[report](#/experiments/{self.experiment}/runs/{run}/artifacts/report.html)"
 
-    def cell_run(self, cell: Resolved, start: int | None = None) -> Any:
+    def cell_run(self, cell: Resolved, start: int | None = None) -> Kept:
         """The run of a cell, made with its parameters and configuration when it is not there."""
         if cell.id not in self.runs:
             parent = self.parent_run().info.run_id
             tags = {CELL: cell.id, "mlflow.parentRunId": parent, **labels.known(cell)}
             run = self._create(cell.name, tags, start)
-            self.runs[cell.id], self.fresh[run.info.run_id] = run, {}
-            self._describe(run.info.run_id, cell)
+            self.runs[cell.id] = Kept(run.info.run_id, run.info.start_time)
+            self.fresh[run.info.run_id] = {}
+            self._describe(run, cell)
         return self.runs[cell.id]
 
-    def _describe(self, run: str, cell: Resolved) -> None:
+    def _describe(self, run: Any, cell: Resolved) -> None:
         from mlflow.entities import Param
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         config = cell.config.model_dump(mode="json")
         params = [Param(tidy(name), str(value)[:VALUE_LENGTH]) for name, value in flatten(config)]
         for batch in slices(params, PARAMS_PER_BATCH):
-            self.client.log_batch(run, params=batch, synchronous=True)
+            self.client.log_batch(run.info.run_id, params=batch, synchronous=True)
         text = json.dumps({"id": cell.id, "name": cell.name, "config": config}, indent=1)
-        self.client.log_text(run, text, "cell.json")
+        # Not `log_text`: the client would keep the place of each of the last 1,024 runs, 8 KB with a pool of threads.
+        place = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "cell.json").write_text(text, encoding="utf-8")
+            place.log_artifact(f"{folder}/cell.json")
 
     def begin(self, cell: Resolved) -> None:
         """A worker has taken the cell."""
         if cell.id in self.runs:
-            self.client.update_run(self.runs[cell.id].info.run_id, status="RUNNING")
+            self.client.update_run(self.runs[cell.id].id, status="RUNNING")
         else:
             self.cell_run(cell)  # it begins as running
 
@@ -251,45 +267,45 @@ class Mirror:
         run = self.cell_run(cell, min(began, default=None))
         said, others = self._said(run, {metric.name for metric in metrics})
         if others or any(said.get((metric.name, metric.step), metric.value) != metric.value for metric in metrics):
-            self.client.delete_run(run.info.run_id)
+            self.client.delete_run(run.id)
             del self.runs[cell.id]
-            run, said = self.cell_run(cell, run.info.start_time), {}
-        self._log(run, [metric for metric in metrics if (metric.name, metric.step) not in said])
-        self._tag(run.info.run_id, labels.found(cell, outcome, story.published, story.points, self.report_link()))
+            run, said = self.cell_run(cell, run.start), {}
+        new = [metric for metric in metrics if (metric.name, metric.step) not in said]
+        self._log(run, new, labels.found(cell, outcome, story.published, story.points, self.report_link()))
         status = STATUS.get(outcome, "RUNNING")
         if status == "RUNNING":
-            self.client.update_run(run.info.run_id, status=status)
+            self.client.update_run(run.id, status=status)
         else:
-            self.client.set_terminated(run.info.run_id, status, max(ended, default=None))
-        self.fresh.pop(run.info.run_id, None)
+            self.client.set_terminated(run.id, status, max(ended, default=None))
+        self.fresh.pop(run.id, None)
 
-    def _said(self, run: Any, names: set[str]) -> tuple[dict[tuple[str, int], float], set[str]]:
+    def _said(self, run: Kept, names: set[str]) -> tuple[dict[tuple[str, int], float], set[str]]:
         """What a run holds of these metrics already, and the names of further results in it."""
-        if (known := self.fresh.get(run.info.run_id)) is not None:
+        if (known := self.fresh.get(run.id)) is not None:
             further = {name for name, _ in known if name.startswith(("eval/", "summary/"))} - names
             return {key: value for key, value in known.items() if key[0] in names}, further
-        held = self.client.get_run(run.info.run_id).data.metrics
+        held = self.client.get_run(run.id).data.metrics
         said = {
             (name, metric.step): metric.value
             for name in sorted(names & held.keys())
-            for metric in self.client.get_metric_history(run.info.run_id, name)
+            for metric in self.client.get_metric_history(run.id, name)
         }
         return said, {name for name in held if name.startswith(("eval/", "summary/"))} - names
 
-    def _tag(self, run: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(run, tags=[RunTag(name, text) for name, text in tags.items()], synchronous=True)
-
-    def _log(self, run: Any, metrics: Iterable[Metric]) -> None:
+    def _log(self, run: Kept, metrics: Iterable[Metric], tags: Mapping[str, str] | None = None) -> None:
         """Log with a timestamp that depends on nothing but the step: MLflow keeps a value once per timestamp."""
         from mlflow.entities import Metric as Logged
+        from mlflow.entities import RunTag
 
-        start = run.info.start_time
-        logged = [Logged(name, value, start + step, step) for name, step, value in finite(metrics)]
-        for batch in slices(logged, METRICS_PER_BATCH):
-            self.client.log_batch(run.info.run_id, metrics=batch, synchronous=True)
-        if (known := self.fresh.get(run.info.run_id)) is not None:
+        logged = [Logged(name, value, run.start + step, step) for name, step, value in finite(metrics)]
+        batches = list(slices(logged, METRICS_PER_BATCH))
+        told = [RunTag(name, text) for name, text in (tags or {}).items()]
+        if told and not batches:
+            batches = [[]]
+        for batch in batches:
+            self.client.log_batch(run.id, metrics=batch, tags=told, synchronous=True)
+            told = []  # with the first batch
+        if (known := self.fresh.get(run.id)) is not None:
             known.update({(metric.key, metric.step): metric.value for metric in logged})
 
     def incomplete(self) -> bool:
@@ -306,7 +322,7 @@ class Mirror:
         held = [one for one in self._find() if CELL in one.data.tags]
         link = self.report_link() if self.store.exists(report) else None
         reaches = [(one.info.run_name, one.data.tags.get(labels.REACH, "")) for one in held]
-        self._tag(run, {labels.NOTE: labels.grid(self.grid.file, reaches, link)})
+        self.client.set_tag(run, labels.NOTE, labels.grid(self.grid.file, reaches, link))
         said = {one.info.status for one in held}
         everything = said == {"FINISHED"} and len(self.runs) >= len(self.grid.cells)
         status = "FINISHED" if everything else "FAILED" if "FAILED" in said else "KILLED"

@@ -1,5 +1,6 @@
 """MLflow is a view of the store: the same however often it is made, and never in the way."""
 
+import gc
 import json
 import math
 import os
@@ -8,13 +9,14 @@ import threading
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from harness import labels, tracking
 from harness.config import Cell, Evaluate, GridFile
 from harness.errors import UserError
 from harness.grid import Grid, Resolved, evaluation_id
 from harness.store import Extent, Store
-from harness.tracking import Tracker, connect, finite, flatten, summaries, sync, tidy, tracking_uri
+from harness.tracking import Mirror, Tracker, connect, finite, flatten, summaries, sync, tidy, tracking_uri
 
 HASH = "0" * 32
 
@@ -418,3 +420,17 @@ def test_cells_that_were_done_before_get_their_runs(store):
     assert count == 3
     assert (found["cell0"].info.status, found["cell1"].info.status) == ("FINISHED", "FAILED")
     assert found["parent"].info.status == "FAILED"
+
+
+def test_of_a_cell_whose_run_is_made_mlflow_keeps_nothing_in_memory(store):
+    def places():
+        gc.collect()
+        return sum(issubclass(type(one), ArtifactRepository) for one in gc.get_objects())
+
+    grid = grid_of()
+    mirror = Mirror(tracking_uri(None, store), grid, store)
+    mirror.parent_run()
+    before = places()
+    for cell in grid.cells:
+        mirror.begin(cell)
+    assert places() == before
