@@ -85,7 +85,7 @@ def test_a_worker_on_the_cpu_is_ready_for_a_nap_without_pytorch(tmp_path):
     store = Store(str(tmp_path)).open(create=True)
     code = f"""
 import sys
-from harness.bench.overhead import Nap
+from harness.bench.nap import Nap
 from harness.worker import Worker
 worker = Worker({store.url!r}, 0.0, Nap(0.0), None)
 worker.ready()
