@@ -152,6 +152,10 @@ def extended(cache: Cache, k: Tensor, v: Tensor, span: Span) -> Cache:
     """
     larger = grown(cache, span.furthest + span.width)
     cache = Cache(cache.keys.clone(), cache.values.clone()) if larger is cache and not span.appends else larger
+    if span.even is not None:
+        cache.keys[:, :, span.even : span.even + span.width] = k
+        cache.values[:, :, span.even : span.even + span.width] = v
+        return cache
     rows = torch.arange(len(k), device=k.device)[:, None]
     cache.keys[rows, :, span.positions] = k.transpose(1, 2).to(cache.keys)
     cache.values[rows, :, span.positions] = v.transpose(1, 2).to(cache.values)

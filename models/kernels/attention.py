@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from models.kernels.packing import flattened, padded
 
 BLOCK_ELEMENTS = 1 << 24
 """Elements of the mask of one block of queries: bounds memory, whatever the length."""
+LARGE = 1 << 26
+"""Queries times earlier keys from which those are worth calls of their own, whose shapes cost cuDNN 40 ms each once."""
 
 
 def attention(
@@ -58,7 +61,27 @@ def _without_mask(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (tensor.to(torch.get_autocast_dtype(q.device.type)) for tensor in (q, k, v))
     if q.shape[2] == 1:
         return scaled_dot_product_attention(q, k, v)
+    before = k.shape[2] - q.shape[2]
+    if (
+        before
+        and before * q.shape[2] >= LARGE
+        and can_use_cudnn_attention(SDPAParams(q, k, v, None, 0.0, False, False))
+    ):
+        return _in_two(q, k, v, before)
     return scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]))
+
+
+def _in_two(q: Tensor, k: Tensor, v: Tensor, before: int) -> Tensor:
+    """The keys before the first query, which all queries see, and those from there on, each by cuDNN, whose kernels are
+    the fastest on Hopper and know a causal mask from the first key on only; then mixed by what each sums to."""
+    parts = [
+        torch.ops.aten._scaled_dot_product_cudnn_attention(q, k[:, :, keys], v[:, :, keys], None, True, 0.0, causal)[:2]
+        for keys, causal in ((slice(before), False), (slice(before, None), True))
+    ]
+    (earlier, earlier_sum), (own, own_sum) = parts
+    more = (earlier_sum - own_sum).view(*own.shape[:3], 1)
+    # Either share to its own precision: in bf16 one minus the other's would be nothing.
+    return torch.addcmul(own * torch.sigmoid(-more).to(own), earlier, torch.sigmoid(more).to(own))
 
 
 def attention_step(

@@ -185,3 +185,18 @@ def test_attention_memory_is_bounded(monkeypatch):
     attention(q, k, v, at, at, 0, 100)
     assert sizes
     assert max(sizes) <= 1 << 16
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [1, 64, 2100])  # one query, a mask in the kernel, earlier keys by themselves
+def test_queries_after_many_keys_on_a_gpu(monkeypatch, width):
+    monkeypatch.setattr(attention_module, "LARGE", 1 << 22)
+    before, room = 2100, 100
+    q = torch.randn(2, 4, width, 96, device="cuda")
+    k, v = torch.randn(2, 2, 4, before + width + room, 96, device="cuda")
+    seen = torch.arange(before, before + width, device="cuda")[None]
+    keys = torch.arange(before + width + room, device="cuda")[None]
+    wanted = attention(*(x.cpu() for x in (q, k, v, seen, keys)), ahead=before)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = attention(q, k, v, seen, keys, ahead=before)
+    torch.testing.assert_close(found.float().cpu(), wanted, atol=1.5e-3, rtol=2e-2)
