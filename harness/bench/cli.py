@@ -113,6 +113,7 @@ def rollout(
     ] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Steps the first model is trained for these.")] = 880,
     learning_rate: Annotated[float, typer.Option(help="For that training.")] = 2e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of that training.")] = 0,
     precision: Precision = "bf16",
     repeats: Repeats = 3,
 ) -> None:
@@ -129,7 +130,7 @@ def rollout(
     if digits or continued:
         recipe = Train(steps=steps, learning_rate=learning_rate, max_length=5, batch=128)
         scenario = Scenario("addition", "interactive")
-        model = trained(Cell(architecture=names[0], size=size, precision=kind, train=recipe))
+        model = trained(Cell(architecture=names[0], size=size, precision=kind, train=recipe, seed=seed))
         if digits:
             result["whole"] = bench_whole(model, scenario, digits, problems, kind)
         if continued:

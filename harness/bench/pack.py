@@ -114,12 +114,14 @@ def mps() -> Iterator[dict[str, str] | None]:
         environment = {"CUDA_MPS_PIPE_DIRECTORY": f"{folder}/pipe", "CUDA_MPS_LOG_DIRECTORY": f"{folder}/log"}
         for path in environment.values():
             os.mkdir(path)
+        # Of the GPUs that a daemon sees its clients count from 0.
+        clients = {**environment, "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(torch.cuda.device_count())))}
         begun = subprocess.run([CONTROL, "-d"], env={**os.environ, **environment}, capture_output=True, text=True)
         if begun.returncode:
             print(f"MPS: {(begun.stderr or begun.stdout).strip()}", flush=True)
             yield None
             return
         try:
-            yield environment
+            yield clients
         finally:
             subprocess.run([CONTROL], input="quit\n", env={**os.environ, **environment}, text=True, timeout=60)
