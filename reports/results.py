@@ -65,8 +65,23 @@ def runs(view: View) -> str:
     about = (
         f"{cells.height} runs, {points['k'].sum():,} of {points['of'].sum():,} problems right, on {_devices(cells)}."
     )
-    parts = [about, _markdown(head, lines), _markdown(*_architectures(view, sets, lengths)), _foretold(view, margins)]
-    return "\n\n".join(filter(None, parts))
+    parts = [about, _markdown(head, lines), _markdown(*_architectures(view, sets, lengths))]
+    return "\n\n".join(filter(None, [*parts, _answers(view, varying, sets, lengths), _foretold(view, margins)]))
+
+
+def _answers(view: View, varying: Sequence[str], sets: Sequence[str], lengths: Sequence[int]) -> str:
+    """The right answers of every run, where all that diverged was played to its end and some of it came out right."""
+    points = view.points
+    if (points["answer_n"] < points["n"]).any() or not (points["answer_k"] > points["exact_k"]).any():
+        return ""
+    right = {(line["cell"], line["length"], line["stress"]): line for line in points.to_dicts()}
+    lines = []
+    for run in view.cells.sort("task", "setting", "architecture", "seed", "replicate", maintain_order=True).to_dicts():
+        own = [right.get((run["cell"], length, stress)) for stress in sets for length in lengths]
+        kind = [run["architecture"], *(run[name] for name in varying), run["seed"]]
+        lines.append([*kind, *("" if line is None else f"{line['answer_k']}/{line['answer_n']}" for line in own)])
+    head = ["right answers", *varying, "seed", *(_point(length, stress, sets) for stress in sets for length in lengths)]
+    return "Right answers, those of trajectories that are not the solver's among them:\n\n" + _markdown(head, lines)
 
 
 def _margins(view: View) -> dict[str, float]:

@@ -76,3 +76,17 @@ def test_the_margin_of_training_stands_beside_what_is_right_beyond(tmp_path):
     table = runs(View(dataclasses.replace(data, rows=rows)))
     assert all(f"| {at}.0 |" in table for at in range(3))
     assert "Spearman's correlation within architectures -1.00, p = 0.33 (3 runs)." in table
+
+
+def test_right_answers_stand_apart_where_all_were_played_to_their_end(tmp_path):
+    grid, store = parse(GRID, "simulated.yaml"), Store(str(tmp_path)).open(create=True)
+    simulate(grid, store)
+    data = report_data(grid, store)
+
+    def table(answers):
+        return runs(View(dataclasses.replace(data, rows=data.rows.with_columns(answer_right=answers))))
+
+    assert "| right answers | seed | 5 | 1,000 |" in table(pl.lit(True))
+    assert table(pl.lit(True)).count("20/20") == 3 + 6  # all exact at 5, none at 1,000
+    assert "right answers" not in table(pl.col("exact"))  # no more than the exact trajectories
+    assert "right answers" not in table(pl.when(pl.col("exact")).then(True))  # of the others it is not known
