@@ -125,8 +125,8 @@ class Evaluate(Strict):
     """Further problem sets at the same lengths: `jittered`, or stress sets of the task."""
     mode: Literal["verify", "live", "auto"] = "verify"
     """verify: the oracle through the parallel forward, live rollouts only of what diverged. live: rollouts only. auto:
-    live on a GPU where some of the first problems of a batch diverge, which saves their verification; else verify. Rows
-    say which it was: live ones know no token accuracy."""
+    live on a GPU where going by the first problems of a batch that takes less time; else verify. Rows say which it was:
+    live ones know no token accuracy."""
     rollout_max: Annotated[int, Field(ge=0)] = 16
     """At most so many diverged problems of a point continue as live rollouts."""
     rollout_max_tokens: Positive | None = None

@@ -22,7 +22,7 @@ from harness.coverage import coverage
 from harness.decide import NEAR_TIE, sampling
 from harness.divergence import TRACE, TRACED, describe, described
 from harness.memory import rows_that_fit
-from harness.rollout import Rollout, Start, first_difference, from_question, roll_out
+from harness.rollout import Rollout, Start, first_difference, from_question, roll_out, step_seconds
 from harness.verify import Verified, longest, verify
 from tasks.agent import Environment
 from tasks.base import Problem
@@ -42,6 +42,10 @@ UNKNOWN = (
 
 PILOT = 8
 """Problems of a batch that are verified before it is decided whether to verify the others, at most a quarter."""
+QUICK = 1.0
+"""Seconds of verification about which no more is asked."""
+LOSS = 0.2
+"""Share of the time of going live that verifying first may take in vain."""
 WORKERS = 4
 """Helper processes that run the solvers for a model on a GPU: one makes about 2M tokens a second."""
 
@@ -133,18 +137,35 @@ def cheaper(
 ) -> list[Row]:
     """Verify first or go live at once, whichever is likely to take less time.
 
-    On a GPU a step takes about as long for many rows as for a few. So once some problems diverge, rolling all of them
-    out costs little more than continuing those, and verifying the rest is saved. The first problems tell; verifying
-    them is what the choice costs. Where a step costs by the row, verifying is always cheaper.
+    Verifying first saves the steps before the first divergence, and rows where fewer are continued than there are; for
+    that it takes its own time. On a GPU a step takes about as long for many rows as for a few, so it may not pay. The
+    first problems tell how long verifying takes and where they diverge, two windows of steps how long a step takes.
+    Since continuing takes no longer than going live, verifying first loses its own time at most: where that is little,
+    nothing more is asked. Where a step costs by the row, verifying is always cheaper.
     """
     device = next(model.parameters()).device
     pilot = batch[: min(PILOT, len(batch) // 4)]
-    if device.type != "cuda" or not getattr(model, "records", False) or not pilot:
+    if device.type != "cuda" or not getattr(model, "records", False) or len(pilot) < 2:
         return verify_then_continue(model, scenario, batch, settings, room, helpers)
-    first = verify_then_continue(model, scenario, pilot, settings, 0, helpers)
-    if not all(row["exact"] for row in first):
-        return live(model, scenario, batch, settings)
-    return first + verify_then_continue(model, scenario, batch[len(pilot) :], settings, room, helpers)
+    half = len(pilot) // 2
+    first = verify_then_continue(model, scenario, pilot[:-half], settings, 0, helpers)  # kernels compile
+    began = time.perf_counter()
+    first += verify_then_continue(model, scenario, pilot[-half:], settings, 0, helpers)
+    verifying = (time.perf_counter() - began) / half * len(batch)
+    places = [row["divergence"] / row["tokens"] for row in first if not row["exact"]]
+    if not places:
+        return first + verify_then_continue(model, scenario, batch[len(pilot) :], settings, room, helpers)
+    if verifying > QUICK:
+        tokens = max(row["tokens"] for row in first)
+        starts = [from_question(scenario, problem, limit(tokens, settings)) for problem in batch]
+        step = step_seconds(model, scenario, starts, settings.precision)
+        if verifying > LOSS * tokens * step:
+            continued = max(1, min(room, len(batch) * len(places) // len(pilot)))
+            fewer = step_seconds(model, scenario, starts[:continued], settings.precision)
+            steps = (1 + settings.budget) / 2 * tokens  # of the longest rollout: to the oracle's end, or the budget's
+            if verifying + (steps - min(places) * tokens) * fewer > steps * step:
+                return live(model, scenario, batch, settings)
+    return verify_then_continue(model, scenario, batch, settings, room, helpers)
 
 
 def verify_then_continue(

@@ -6,6 +6,7 @@ each row's own environment, which answers where the device cannot and counts wha
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,17 @@ def roll_out(
     return _Rollouts(model, scenario, starts, precision, select, rows).run()
 
 
+@torch.inference_mode()
+def step_seconds(model: Any, scenario: Scenario, starts: Sequence[Start], precision: str) -> float:
+    """Seconds of a step of these greedy rollouts side by side, at their beginning: of a window after the first one."""
+    rollouts = _Rollouts(model, scenario, starts, precision, None, None)
+    rollouts.refill()
+    rollouts.decoder.run().wait()
+    began = time.perf_counter()
+    rollouts.decoder.run().wait()
+    return (time.perf_counter() - began) / rollouts.decoder.steps
+
+
 class _Rollouts:
     def __init__(
         self,
@@ -110,7 +122,7 @@ class _Rollouts:
 
     def run(self) -> list[Rollout]:
         pending: deque[tuple[list[_Seat | None], Window]] = deque()
-        self._refill()
+        self.refill()
         while any(self.places) or pending:
             if any(self.places):
                 pending.append((list(self.places), self.decoder.run()))
@@ -150,9 +162,9 @@ class _Rollouts:
             self.decoder.stop(stopped)
         if circling and self.decoder.repeats:
             self.decoder.mark(circling)
-        self._refill()
+        self.refill()
 
-    def _refill(self) -> None:
+    def refill(self) -> None:
         free = [row for row, seat in enumerate(self.places) if seat is None][: len(self.waiting)]
         if not free:
             return

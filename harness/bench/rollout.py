@@ -310,6 +310,9 @@ def bench_continuation(
     for share_wanted in wanted:
         model.load_state_dict(clean)
         noise, share = roughened(model, scenario, digits, count, precision, share_wanted)
+        if any(one["noise"] == noise for one in found):
+            print(f"no other model diverges in {share_wanted[0]:.0%} to {share_wanted[1]:.0%}", flush=True)
+            continue
         settings = Evaluate(
             lengths=(digits,), problems=count, precision=precision, rollout_max=count, batch=count, replay=0
         )

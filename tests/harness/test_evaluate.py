@@ -8,6 +8,7 @@ import torch
 from harness.config import Cell, Evaluate
 from harness.decide import NEAR_TIE
 from harness.evaluate import ANSWER, RESULT, Point, agree, cheaper, evaluate, live, trajectory_flops
+from harness.rollout import from_question, step_seconds
 from harness.schema import ENDINGS, FAILURES, ROWS
 from harness.step import PlainStepper
 from harness.stream import Source, steps
@@ -197,41 +198,68 @@ def test_a_broken_step_makes_the_standing_check_fail(gru):
     assert False in [row["replay_equal"] for row in rows]
 
 
-def test_auto_goes_live_where_the_first_problems_diverge(gru, monkeypatch):
-    """On a GPU; on a CPU it verifies. Rows tell the same either way."""
-    model, scenario = gru
+class Elsewhere:
+    """A model that says it is on a GPU."""
+
+    records = True
+
+    def parameters(self):
+        yield types.SimpleNamespace(device=torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("verifying", "places", "room", "asked"),
+    [
+        # Seconds a problem, where problems of the pilot diverge (of 100 tokens); then what follows the pilot's halves.
+        # A step takes 0.1 s with up to 8 rows and 0.2 s with more; the longest rollout is taken to be 125 tokens.
+        (0.5, [], 16, [("verify", 32, 16)]),  # none: the others
+        (0.5, [99], 16, [("step", 40), ("step", 5), ("verify", 40, 16)]),  # late: 20 + 26 x 0.1 s against 125 x 0.2 s
+        (0.5, [1] * 8, 16, [("step", 40), ("step", 16), ("live", 40)]),  # early, all: 20 + 124 x 0.2 s
+        (0.5, [1] * 8, 1, [("step", 40), ("step", 1), ("live", 40)]),  # early, one to continue: 20 + 124 x 0.1 s
+        (0.3, [1] * 8, 1, [("step", 40), ("step", 1), ("verify", 40, 1)]),  # the same: 12 + 124 x 0.1 s
+        (0.09, [1] * 8, 16, [("step", 40), ("verify", 40, 16)]),  # 3.6 s is no more than a fifth of 100 x 0.2 s
+        (0.02, [1] * 8, 16, [("verify", 40, 16)]),  # 0.8 s: not worth a question
+    ],
+)
+def test_auto_goes_live_where_that_takes_less_time(gru, monkeypatch, verifying, places, room, asked):
+    _, scenario = gru
     drawn = problems(scenario.task, "evaluation", 2, COUNT)
-    settings = Evaluate(lengths=[2], mode="auto", rollout_max=COUNT)
-    assert {row["mode"] for row in rows_of(model, scenario, 2, mode="auto", rollout_max=COUNT)} == {"verify"}
-
-    class Elsewhere:
-        """A model that says it is on a GPU."""
-
-        def __init__(self):
-            self.records = True
-
-        def parameters(self):
-            yield types.SimpleNamespace(device=torch.device("cuda"))
-
-    calls = []
+    calls, clock, diverging = [], [0.0], list(places)
 
     def verified(model, scenario, batch, settings, room, helpers=None):
         calls.append(("verify", len(batch), room))
-        return [{"exact": exact} for exact in (outcome or [True] * len(batch))[: len(batch)]]
+        clock[0] += verifying * len(batch)
+        at = [diverging.pop(0) if diverging else None for _ in batch]
+        return [{"exact": place is None, "divergence": place, "tokens": 100} for place in at]
+
+    def stepped(model, scenario, starts, precision):
+        calls.append(("step", len(starts)))
+        return 0.1 if len(starts) <= 8 else 0.2
 
     monkeypatch.setattr("harness.evaluate.verify_then_continue", verified)
-    monkeypatch.setattr(
-        "harness.evaluate.live", lambda model, scenario, batch, settings: calls.append(("live", len(batch)))
-    )
-    outcome = [True, False, *[True] * 6]
-    cheaper(Elsewhere(), scenario, drawn, settings, 5)
-    assert calls == [("verify", 8, 0), ("live", COUNT)]
-    outcome, calls[:] = [], []
-    cheaper(Elsewhere(), scenario, drawn, settings, 5)
-    assert calls == [("verify", 8, 0), ("verify", COUNT - 8, 5)]
-    calls.clear()
-    cheaper(Elsewhere(), scenario, drawn[:3], settings, 5)
-    assert calls == [("verify", 3, 5)]
+    monkeypatch.setattr("harness.evaluate.step_seconds", stepped)
+    monkeypatch.setattr("harness.evaluate.live", lambda model, scenario, batch, _: calls.append(("live", len(batch))))
+    monkeypatch.setattr("harness.evaluate.time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    cheaper(Elsewhere(), scenario, drawn, Evaluate(lengths=[2], mode="auto", budget=1.5), room)
+    assert calls[2:] == asked
+    assert [call[0] for call in calls[:2]] == ["verify", "verify"]
+
+
+def test_auto_verifies_on_a_cpu_and_where_there_are_few(gru, monkeypatch):
+    model, scenario = gru
+    assert {row["mode"] for row in rows_of(model, scenario, 2, mode="auto", rollout_max=COUNT)} == {"verify"}
+    calls = []
+    monkeypatch.setattr("harness.evaluate.verify_then_continue", lambda *arguments: calls.append(arguments[2]))
+    drawn = problems(scenario.task, "evaluation", 2, 7)
+    cheaper(Elsewhere(), scenario, drawn, Evaluate(lengths=[2], mode="auto"), 5)
+    assert calls == [drawn]
+
+
+def test_a_step_of_rollouts_takes_some_time_and_moves_none_of_them(gru):
+    model, scenario = gru
+    starts = [from_question(scenario, problem, 100) for problem in problems(scenario.task, "evaluation", 2, 3)]
+    assert 0 < step_seconds(model, scenario, starts, "float32") < 60
+    assert all(start.environment.made == 0 for start in starts)
 
 
 def test_live_mode_has_no_token_accuracy(gru):
