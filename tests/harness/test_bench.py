@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from harness.bench.rollout import bench_continuation
 from harness.bench.rows import bench_rows
 from harness.bench.timing import least_traffic, peak_memory, timed
 from harness.cli import app
@@ -115,3 +116,15 @@ def test_a_grid_of_many_cells_is_planned_and_looked_at(capsys, tmp_path, monkeyp
     }
     assert all(of["cpu_seconds"] > 0 for of in result.values() if isinstance(of, dict))
     assert len(list((tmp_path / "store" / "cells").iterdir())) == 40
+
+
+def test_continuation_is_compared_with_live_rollouts():
+    scenario = Scenario("addition", "interactive")
+    model = build("gru", "tiny", len(scenario.vocabulary), seed=0).eval()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    # Of an untrained model everything diverges: there is no other rate, and that is measured once.
+    [found] = bench_continuation(model, scenario, 2, 8, "float32", ((0.0, 0.5), (0.9, 1.0)))
+    assert (found["share"], found["diverged"], found["noise"]) == (1.0, 8, 0.0)
+    assert 0 < found["compared"] == found["equal"]
+    assert set(found["seconds"]) == {"verification", "continued", "live", "auto", "diverged live"}
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
