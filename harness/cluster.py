@@ -131,3 +131,9 @@ def fits(node: Mapping[str, Any], shape: Shape) -> int:
     cpus = resources.get("CPU", 0.0) / shape.cpus
     gpus = resources.get("GPU", 0.0) / shape.gpus if shape.gpus else math.inf
     return math.floor(min(cpus, gpus) + 1e-9)
+
+
+def environment(threads: int, gpus: float) -> dict[str, str]:
+    """Of a process that carries a cell: its threads, and no GPU where it asked for none (Ray leaves all visible)."""
+    hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **hidden}

@@ -195,6 +195,13 @@ def refuse_relative_store(url: str) -> None:
         )
 
 
+def _options(shape: Shape) -> dict[str, Any]:
+    """What a worker asks of Ray. No runtime environment: it would need a process of its own, not one Ray has ready."""
+    cpus, gpus = (shape.cpus, shape.gpus) if shape.ranks == 1 else (0.0, 0.0)
+    labels = {"label_selector": dict(shape.labels)} if shape.labels and shape.ranks == 1 else {}
+    return {"num_cpus": cpus, "num_gpus": gpus, **labels}
+
+
 @dataclass
 class Driver:
     """The loop over workers. Everything it knows that matters is in the store, so it may die at any time.
@@ -222,9 +229,6 @@ class Driver:
         self.fitting: dict[Shape, int] = {}
         self.look_again, self.hire_again = 0.0, 0.0
         self.store_failed = False
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self.board = BoardActor.options(scheduling_strategy=here).remote()
-        self.news = self.board.take.remote()
 
     @property
     def busy(self) -> list[Slot]:
@@ -232,6 +236,8 @@ class Driver:
 
     def drive(self) -> None:
         """Work until nothing is left to do, or the run is asked to stop."""
+        self._hire()  # before the board: Ray has as many processes ready as CPUs, and those are for the workers
+        self._put_up_board()
         try:
             while (any(self.waiting.values()) or self.busy) and not self.stop.requests:
                 self._hire()
@@ -272,9 +278,7 @@ class Driver:
             free = sum(slot.task is None for slot in self.slots if slot.shape == shape)
             while free < len(self.waiting[shape]) and self._has_room(shape) and time.monotonic() >= self.hire_again:
                 gpus = shape.gpus if shape.ranks == 1 else 0.0
-                worker = WorkerActor.options(**self._options(shape)).remote(
-                    self.store.url, gpus, self.carry, self.board
-                )
+                worker = WorkerActor.options(**_options(shape)).remote(self.store.url, gpus, self.threads, self.carry)
                 self.slots.append(Slot(worker, shape, worker.ready.remote()))
                 free += 1
 
@@ -298,16 +302,6 @@ class Driver:
         taken = sum(1 / max(1, self.fitting.get(slot.shape, 1)) for slot in self.slots)
         return taken + 1 / self.fitting[shape] <= 1 + 1e-9 or not self.slots
 
-    def _options(self, shape: Shape) -> dict[str, Any]:
-        """Resources and environment of a worker."""
-        environment = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        if shape.ranks > 1:
-            shape = Shape(0, 0)
-        if not shape.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all GPUs visible to actors that asked for none
-        options = {"num_cpus": shape.cpus, "num_gpus": shape.gpus, "runtime_env": {"env_vars": environment}}
-        return {**options, "label_selector": dict(shape.labels)} if shape.labels else options
-
     def _dismiss(self, slot: Slot) -> None:
         self.slots.remove(slot)
         ray.kill(slot.worker)
@@ -322,7 +316,9 @@ class Driver:
             task = tasks.popleft()
             slot.task, slot.attempt, slot.began = task, attempt_id(), time.monotonic()
             self._bury(task.cell.id, slot.attempt)
-            slot.answer = slot.worker.run.remote(task.cell, self.grid.evaluate(task.cell), task.run, slot.attempt)
+            slot.answer = slot.worker.run.remote(
+                task.cell, self.grid.evaluate(task.cell), task.run, slot.attempt, self.board
+            )
             self.progress.started(task.cell)
             if self.tracker is not None:
                 self.tracker.started(task.cell)
@@ -442,6 +438,11 @@ class Driver:
         for task in left:
             if task.tries != Tries():
                 self._tell(task.cell, "stopped")
+
+    def _put_up_board(self) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self.board = BoardActor.options(scheduling_strategy=here).remote()
+        self.news = self.board.take.remote()
 
     def _read_board(self) -> None:
         ready, _ = ray.wait([self.news], timeout=0)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from harness.cluster import Shape, fits
+from harness.cluster import Shape, environment, fits
 from harness.config import Run
 from harness.errors import Lost, Stopped, one_line
 from harness.grid import Resolved
@@ -98,7 +98,9 @@ def train_in_parallel(cell: Resolved, run: Run, store: Store, report: Report, st
         ),
         torch_config=TorchConfig(backend="nccl" if run.gpus else "gloo"),
         run_config=train.RunConfig(
-            storage_path=folder, failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0)
+            storage_path=folder,
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0),
+            worker_runtime_env={"env_vars": environment(cell.config.threads, run.gpus or 0.0)},
         ),
     )
     try:

@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 
+from harness.cluster import environment
 from harness.config import Evaluate, Run
 from harness.errors import Diverged, Lost, OverLimit, Stopped, UserError, one_line, redacted
 from harness.grid import Resolved
@@ -77,12 +78,13 @@ class Pinned:
 class Worker:
     """One process that takes cells one after another. `stop` is answered while `run` is busy."""
 
-    def __init__(self, store_url: str, gpus: float, carry: Carry, board: Any) -> None:
-        self.store_url, self.gpus, self.carry, self.board = store_url, gpus, carry, board
+    def __init__(self, store_url: str, gpus: float, threads: int, carry: Carry) -> None:
+        self.store_url, self.gpus, self.threads, self.carry = store_url, gpus, threads, carry
         self.stopping = threading.Event()
 
     def ready(self) -> None:
         """Raises UserError when the store cannot be used from this node."""
+        os.environ.update(environment(self.threads, self.gpus))  # PyTorch, which reads it, is not imported yet
         self.store = Store(self.store_url).open()
         self.device = f"cpu {platform.machine()}"
         if self.gpus:
@@ -90,23 +92,23 @@ class Worker:
 
             self.device = take_gpu(self.gpus)
 
-    def run(self, cell: Resolved, evaluate: Evaluate, settings: Run, attempt: str) -> Ended:
-        """Carry one cell. What goes wrong in it is returned, not raised: not every error can be pickled."""
+    def run(self, cell: Resolved, evaluate: Evaluate, settings: Run, attempt: str, board: Any) -> Ended:
+        """Carry one cell, pinning events to the board. What goes wrong is returned: not every error can be pickled."""
         store = self.store
         store.begin_attempt(
             attempt, {"cell": cell.id, "started": now(), "host": platform.node(), "device": self.device}
         )
         with kept_log(store, f"cells/{cell.id}/logs/{attempt}.log"):
             log.info("%s: attempt %s of cell %s", cell.name, attempt, cell.id)
-            ended = self._carried(cell, evaluate, settings, attempt)
+            ended = self._carried(cell, evaluate, settings, attempt, Pinned(board))
             log.info("%s%s", ended.outcome, f": {ended.reason}" if ended.reason else "")
         record = {"outcome": ended.outcome, "reason": ended.reason, "traceback": ended.traceback}
         store.end_attempt(attempt, {"ended": now(), **record})
         return ended
 
-    def _carried(self, cell: Resolved, evaluate: Evaluate, settings: Run, attempt: str) -> Ended:
+    def _carried(self, cell: Resolved, evaluate: Evaluate, settings: Run, attempt: str, pinned: Pinned) -> Ended:
         try:
-            self.carry(cell, evaluate, settings, self.store, attempt, Pinned(self.board), self.stopping.is_set)
+            self.carry(cell, evaluate, settings, self.store, attempt, pinned, self.stopping.is_set)
         except Stopped as error:
             return Ended("stopped", one_line(error))
         except Lost as error:

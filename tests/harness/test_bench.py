@@ -88,7 +88,7 @@ def test_a_worker_on_the_cpu_is_ready_for_a_nap_without_pytorch(tmp_path):
 import sys
 from harness.bench.nap import Nap
 from harness.worker import Worker
-worker = Worker({store.url!r}, 0.0, Nap(0.0), None)
+worker = Worker({store.url!r}, 0.0, 1, Nap(0.0))
 worker.ready()
 print(worker.device, "torch" in sys.modules)
 """

@@ -43,8 +43,10 @@ def finish(cell, evaluate, store):
 def scripted(cell, evaluate, run, store, attempt, report, stop):
     """Work that does what the name of its cell says."""
     tries = len(store.attempts({cell.id}))
-    resources = ray.get_runtime_context().get_assigned_resources()
+    context = ray.get_runtime_context()
+    resources = context.get_assigned_resources()
     seen = {
+        "runtime_env": dict(context.runtime_env),
         "pid": os.getpid(),
         "pieces": run.pieces,
         "cpus": resources.get("CPU"),
@@ -152,6 +154,7 @@ def test_a_pool_of_workers_runs_many_cells(two_cpus, store):
     assert len(records) == 12
     assert len({record["pid"] for record in records}) == 2
     assert records[0]["environment"] == {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    assert records[0]["runtime_env"] == {}  # so that Ray takes a process it has ready
     attempts = store.attempts()
     assert len(attempts) == 12
     assert all(record["outcome"] == "done" and record["ended"] and record["host"] for record in attempts)
