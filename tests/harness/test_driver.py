@@ -69,6 +69,10 @@ def scripted(cell, evaluate, run, store, attempt, report, stop):
         raise Diverged("loss nan")
     if action == "misuse":
         raise UserError("no such thing")
+    if action == "meet":
+        patience = time.monotonic() + 60
+        while len(store.names("seen")) < 2 and time.monotonic() < patience:
+            time.sleep(0.05)
     if action == "wait":
         while not stop():
             time.sleep(0.05)
@@ -145,7 +149,7 @@ class Recorder:
 
 @pytest.mark.ray
 def test_a_pool_of_workers_runs_many_cells(two_cpus, store):
-    grid, tracker = grid_of(*["good"] * 12), Recorder()
+    grid, tracker = grid_of("meet", "meet", *["good"] * 10), Recorder()
     outcome, text = drive(grid, store, tracker=tracker)
     assert (outcome.done, outcome.failed, outcome.stopped) == (12, {}, 0)
     assert "12 done" in text
