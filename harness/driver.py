@@ -258,6 +258,8 @@ class Driver:
             ready, _ = ray.wait(list(answers), num_returns=len(answers), timeout=0)
             for answer in ready:
                 self._heard(answers[answer])
+                if not self.stop.requests:
+                    self._assign()  # at once: what the others answered can wait, a worker should not
         else:
             time.sleep(POLL_SECONDS)
         self._end_overdue()
