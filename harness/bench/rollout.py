@@ -304,7 +304,7 @@ def bench_continuation(
     model: Any, scenario: Scenario, digits: int, count: int, precision: Precision, wanted: Sequence[tuple[float, float]]
 ) -> list[dict[str, Any]]:
     """Verification with continuation of what diverged against live rollouts alone, at several shares of divergence."""
-    found = []
+    found: list[dict[str, Any]] = []
     device = next(model.parameters()).device
     clean = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for share_wanted in wanted:
