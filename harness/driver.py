@@ -279,8 +279,10 @@ class Driver:
         for shape in waited_for:
             free = sum(slot.task is None for slot in self.slots if slot.shape == shape)
             while free < len(self.waiting[shape]) and self._has_room(shape) and time.monotonic() >= self.hire_again:
-                gpus = shape.gpus if shape.ranks == 1 else 0.0
-                worker = WorkerActor.options(**_options(shape)).remote(self.store.url, gpus, self.threads, self.carry)
+                options = _options(shape)
+                worker = WorkerActor.options(**options).remote(
+                    self.store.url, options["num_gpus"], self.threads, self.carry
+                )
                 self.slots.append(Slot(worker, shape, worker.ready.remote()))
                 free += 1
 

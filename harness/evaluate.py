@@ -155,17 +155,34 @@ def cheaper(
     places = [row["divergence"] / row["tokens"] for row in first if not row["exact"]]
     if not places:
         return first + verify_then_continue(model, scenario, batch[len(pilot) :], settings, room, helpers)
-    if verifying > QUICK:
-        tokens = max(row["tokens"] for row in first)
-        starts = [from_question(scenario, problem, limit(tokens, settings)) for problem in batch]
-        step = step_seconds(model, scenario, starts, settings.precision)
-        if verifying > LOSS * tokens * step:
-            continued = max(1, min(room, len(batch) * len(places) // len(pilot)))
-            fewer = step_seconds(model, scenario, starts[:continued], settings.precision)
-            steps = (1 + settings.budget) / 2 * tokens  # of the longest rollout: to the oracle's end, or the budget's
-            if verifying + (steps - min(places) * tokens) * fewer > steps * step:
-                return live(model, scenario, batch, settings)
+    tokens = max(row["tokens"] for row in first)
+    continued = max(1, min(room, len(batch) * len(places) // len(pilot)))
+    if _live_is_quicker(model, scenario, batch, settings, verifying, tokens, min(places), continued):
+        return live(model, scenario, batch, settings)
     return verify_then_continue(model, scenario, batch, settings, room, helpers)
+
+
+def _live_is_quicker(
+    model: Any,
+    scenario: Scenario,
+    batch: Sequence[Problem],
+    settings: Evaluate,
+    verifying: float,
+    tokens: int,
+    first: float,
+    continued: int,
+) -> bool:
+    """Whether rolling out the whole batch takes less time than verifying it (seconds: `verifying`) and continuing so
+    many of it, the earliest from the share `first` of a trajectory of `tokens` on."""
+    if verifying <= QUICK:
+        return False
+    starts = [from_question(scenario, problem, limit(tokens, settings)) for problem in batch]
+    step = step_seconds(model, scenario, starts, settings.precision)
+    if verifying <= LOSS * tokens * step:
+        return False
+    fewer = step_seconds(model, scenario, starts[:continued], settings.precision)
+    steps = (1 + settings.budget) / 2 * tokens  # of the longest rollout: to the oracle's end, or the budget's
+    return verifying + (steps - first * tokens) * fewer > steps * step
 
 
 def verify_then_continue(

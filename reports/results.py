@@ -44,14 +44,19 @@ def runs(view: View) -> str:
     sets = points["stress"].unique(maintain_order=True).to_list()
     lengths = _lengths(points["length"].unique().sort().to_list(), max(cells["max_length"]))
     varying = [name for name in ("task", "setting", "form", "size") if cells[name].n_unique() > 1]
+    titles = [_point(length, stress, sets) for stress in sets for length in lengths]
     head = ["architecture", *varying, "parameters", "seed", "learning rate", "tokens", "minutes", "validation"]
-    head += ["margin", *(_point(length, stress, sets) for stress in sets for length in lengths), "reach"]
-    lines, margins = [], _margins(view)
+    head += ["margin", *titles, "reach"]
+    found = {(line["cell"], line["length"], line["stress"]): line for line in points.to_dicts()}
+    lines, answers, margins = [], [], _margins(view)
     for run in cells.to_dicts():
-        own = {(line["length"], line["stress"]): line for line in points.filter(cell=run["cell"]).to_dicts()}
+        own = [found.get((run["cell"], length, stress)) for stress in sets for length in lengths]
         recipe = json.loads(run["config"] or "{}").get("train", {})
-        known = [run["architecture"] + (f" ({run['recipe']})" if run["recipe"] else "")]
-        known += [run[name] for name in varying]
+        kind = [
+            run["architecture"] + (f" ({run['recipe']})" if run["recipe"] else ""),
+            *(run[name] for name in varying),
+        ]
+        known = list(kind)
         known += [
             wording.short(run["parameters"]),
             run["seed"],
@@ -60,28 +65,17 @@ def runs(view: View) -> str:
         ]
         known += [_minutes(run["train_seconds"]), wording.percent(run["validation_exact"], 1)]
         known.append(f"{margins[run['cell']]:.1f}" if run["cell"] in margins else "")
-        known += [_right(own.get((length, stress))) for stress in sets for length in lengths]
+        known += [_share(line, "k", "of") for line in own]
         lines.append([*known, wording.reach(run["reach_low"], run["reach_high"], run["longest"])])
+        answers.append([*kind, run["seed"], *(_share(line, "answer_k", "answer_n") for line in own)])
     about = (
         f"{cells.height} runs, {points['k'].sum():,} of {points['of'].sum():,} problems right, on {_devices(cells)}."
     )
     parts = [about, _markdown(head, lines), _markdown(*_architectures(view, sets, lengths))]
-    return "\n\n".join(filter(None, [*parts, _answers(view, varying, sets, lengths), _foretold(view, margins)]))
-
-
-def _answers(view: View, varying: Sequence[str], sets: Sequence[str], lengths: Sequence[int]) -> str:
-    """The right answers of every run, where all that diverged was played to its end and some of it came out right."""
-    points = view.points
-    if (points["answer_n"] < points["n"]).any() or not (points["answer_k"] > points["exact_k"]).any():
-        return ""
-    right = {(line["cell"], line["length"], line["stress"]): line for line in points.to_dicts()}
-    lines = []
-    for run in view.cells.sort("task", "setting", "architecture", "seed", "replicate", maintain_order=True).to_dicts():
-        own = [right.get((run["cell"], length, stress)) for stress in sets for length in lengths]
-        kind = [run["architecture"], *(run[name] for name in varying), run["seed"]]
-        lines.append([*kind, *("" if line is None else f"{line['answer_k']}/{line['answer_n']}" for line in own)])
-    head = ["right answers", *varying, "seed", *(_point(length, stress, sets) for stress in sets for length in lengths)]
-    return "Right answers, those of trajectories that are not the solver's among them:\n\n" + _markdown(head, lines)
+    if (points["answer_n"] == points["n"]).all() and (points["answer_k"] > points["exact_k"]).any():
+        parts.append("Right answers, those of trajectories that are not the solver's among them:")
+        parts.append(_markdown(["right answers", *varying, "seed", *titles], answers))
+    return "\n\n".join(filter(None, [*parts, _foretold(view, margins)]))
 
 
 def _margins(view: View) -> dict[str, float]:
@@ -151,8 +145,8 @@ def _lengths(lengths: Sequence[int], trained: int) -> list[int]:
     return [*[length for length in lengths if length <= trained][-1:], *reversed(chosen)]
 
 
-def _right(point: dict[str, Any] | None) -> str:
-    return "" if point is None or point["k"] is None else f"{point['k']}/{point['of']}"
+def _share(point: dict[str, Any] | None, right: str, of: str) -> str:
+    return "" if point is None or point[right] is None else f"{point[right]}/{point[of]}"
 
 
 def _minutes(seconds: float | None) -> str:

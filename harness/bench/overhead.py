@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from harness.bench.nap import Nap
+from harness.bench.timing import table
 from harness.driver import run_grid
 from harness.errors import UserError
 from harness.grid import Grid, Resolved, parse
@@ -115,8 +116,6 @@ def tune(cells: int, seconds: float, workers: int) -> float:
 
 def bench_overhead(cells: int, seconds: float, workers: int, sample: int) -> dict[str, Any]:
     """The whole grid; then a sample of it, and the same sample with Ray Tune."""
-    from harness.bench.timing import table  # imports PyTorch, which a worker that reads `Nap` here has no need of
-
     whole = ours(cells, seconds, workers)
     result: dict[str, Any] = {"workers": workers, "cell_seconds": seconds, "whole": whole}
     lines = [_line("whole", whole)]

@@ -62,11 +62,8 @@ def _without_mask(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.shape[2] == 1:
         return scaled_dot_product_attention(q, k, v)
     before = k.shape[2] - q.shape[2]
-    if (
-        before
-        and before * q.shape[2] >= LARGE
-        and can_use_cudnn_attention(SDPAParams(q, k, v, None, 0.0, False, False))
-    ):
+    large = before * q.shape[2] >= LARGE
+    if large and can_use_cudnn_attention(SDPAParams(q, k, v, None, 0.0, False, False)):
         return _in_two(q, k, v, before)
     return scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]))
 
