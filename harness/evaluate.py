@@ -148,18 +148,17 @@ def cheaper(
     if device.type != "cuda" or not getattr(model, "records", False) or len(pilot) < 2:
         return verify_then_continue(model, scenario, batch, settings, room, helpers)
     half = len(pilot) // 2
-    first = verify_then_continue(model, scenario, pilot[:-half], settings, 0, helpers)  # kernels compile
+    first = _verified(model, scenario, pilot[:-half], settings, room, helpers)  # kernels compile
     began = time.perf_counter()
-    first += verify_then_continue(model, scenario, pilot[-half:], settings, 0, helpers)
+    first += _verified(model, scenario, pilot[-half:], settings, room - _diverged(first), helpers)
     verifying = (time.perf_counter() - began) / half * len(batch)
-    places = [row["divergence"] / row["tokens"] for row in first if not row["exact"]]
-    if not places:
-        return first + verify_then_continue(model, scenario, batch[len(pilot) :], settings, room, helpers)
-    tokens = max(row["tokens"] for row in first)
-    continued = max(1, min(room, len(batch) * len(places) // len(pilot)))
-    if _live_is_quicker(model, scenario, batch, settings, verifying, tokens, min(places), continued):
-        return live(model, scenario, batch, settings)
-    return verify_then_continue(model, scenario, batch, settings, room, helpers)
+    if (diverged := _diverged(first)) > 0:
+        tokens = max(result.tokens for result in first)
+        place = min(result.divergence / result.tokens for result in first if result.divergence is not None)
+        continued = max(1, min(room, len(batch) * diverged // len(pilot)))
+        if _live_is_quicker(model, scenario, batch, settings, verifying, tokens, place, continued):
+            return live(model, scenario, batch, settings)
+    return verify_then_continue(model, scenario, batch, settings, room, helpers, first)
 
 
 def _live_is_quicker(
@@ -192,11 +191,14 @@ def verify_then_continue(
     settings: Evaluate,
     room: int,
     helpers: Helpers | None = None,
+    known: Sequence[Verified] = (),
 ) -> list[Row]:
-    """Verify all problems; continue the first `room` diverged ones live, from the state before the divergence."""
-    verified = verify(
-        model, scenario, batch, chunk=settings.chunk, precision=settings.precision, keep=room, helpers=helpers
-    )
+    """Verify all problems; continue the first `room` diverged ones live, from the state before the divergence.
+
+    known: of the first problems, which have been verified.
+    """
+    left = batch[len(known) :]
+    verified = [*known, *_verified(model, scenario, left, settings, room - _diverged(known), helpers)]
     rows: list[Row] = []
     starts, continued = [], []
     for problem, result in zip(batch, verified):
@@ -234,6 +236,23 @@ def verify_then_continue(
         _ending(rows[index], scenario, batch[index], rollout)
         rows[index]["rollout"] = _trace(scenario, rollout.ids)
     return rows
+
+
+def _verified(
+    model: Any,
+    scenario: Scenario,
+    batch: Sequence[Problem],
+    settings: Evaluate,
+    room: int,
+    helpers: Helpers | None,
+) -> list[Verified]:
+    """Verify all problems; the first `room` diverged ones keep the state they may be continued from."""
+    chunk, precision = settings.chunk, settings.precision
+    return verify(model, scenario, batch, chunk=chunk, precision=precision, keep=max(0, room), helpers=helpers)
+
+
+def _diverged(results: Sequence[Verified]) -> int:
+    return sum(result.divergence is not None for result in results)
 
 
 def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Evaluate) -> list[Row]:

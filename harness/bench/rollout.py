@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from harness.bench.rows import roughened, rows_of
+from harness.ahead import Helpers
+from harness.bench.rows import roughened
 from harness.bench.timing import machine, peaks, synchronise, table, timed
 from harness.config import Evaluate
 from harness.decide import NEAR_TIE, autocast, decide, dtype_of
 from harness.decoder import WINDOW, Decoder
-from harness.evaluate import agree, live
+from harness.evaluate import WORKERS, Row, agree, cheaper, live, verify_then_continue
 from harness.evaluate import limit as budget_of
 from harness.rollout import Rollout, Start, from_question, roll_out
 from harness.train import default_device
@@ -303,49 +304,76 @@ def _same(ones: Sequence[Rollout], others: Sequence[Rollout], near: float) -> di
 def bench_continuation(
     model: Any, scenario: Scenario, digits: int, count: int, precision: Precision, wanted: Sequence[tuple[float, float]]
 ) -> list[dict[str, Any]]:
-    """Verification with continuation of what diverged against live rollouts alone, at several shares of divergence."""
+    """Verification with continuation of what diverged against live rollouts alone, at several shares of divergence.
+
+    Noise in the weights makes more problems diverge than the model's own share. For fewer, the problems are chosen
+    among twice as many: what is timed diverges where it does, only more rarely.
+    """
     found: list[dict[str, Any]] = []
     device = next(model.parameters()).device
     clean = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for share_wanted in wanted:
-        model.load_state_dict(clean)
-        noise, share = roughened(model, scenario, digits, count, precision, share_wanted)
-        if any(one["noise"] == noise for one in found):
-            print(f"no other model diverges in {share_wanted[0]:.0%} to {share_wanted[1]:.0%}", flush=True)
-            continue
-        settings = Evaluate(
-            lengths=(digits,), problems=count, precision=precision, rollout_max=count, batch=count, replay=0
-        )
-        seconds = {}
-        none = settings.model_copy(update={"rollout_max": 0})
-        seconds["verification"], _ = _timed(lambda none=none: rows_of(model, scenario, none, count), device)
-        seconds["continued"], rows = _timed(lambda kept=settings: rows_of(model, scenario, kept, count), device)
-        lived = settings.model_copy(update={"mode": "live"})
-        seconds["live"], others = _timed(lambda lived=lived: rows_of(model, scenario, lived, count), device)
-        chosen = settings.model_copy(update={"mode": "auto"})
-        seconds["auto"], _ = _timed(lambda chosen=chosen: rows_of(model, scenario, chosen, count), device)
-        diverged = [row["index"] for row in rows if not row["exact"]]
-        drawn = draw(scenario.task, "evaluation", digits, count)
-        alone = [drawn[at] for at in diverged]
-        seconds["diverged live"], _ = (
-            _timed(lambda alone=alone, lived=lived: live(model, scenario, alone, lived), device) if alone else (0.0, [])
-        )
-        clear = [(a, b) for a, b in zip(rows, others) if not (a["near_tie"] or b["near_tie"])]
-        found.append(
-            {
-                "digits": digits,
-                "problems": count,
-                "noise": noise,
-                "diverged": len(diverged),
-                "share": share,
-                "seconds": seconds,
-                "of_verification_and_live": seconds["continued"]
-                / (seconds["verification"] + 1.15 * seconds["diverged live"]),
-                "auto_of_the_better": seconds["auto"] / min(seconds["continued"], seconds["live"]),
-                "compared": len(clear),
-                "equal": sum(agree(a, b) for a, b in clear),
-            }
-        )
-        print(found[-1], flush=True)
+    settings = Evaluate(lengths=(digits,), problems=count, precision=precision, rollout_max=count, batch=count)
+    drawn = draw(scenario.task, "evaluation", digits, 2 * count)
+    with Helpers(WORKERS if device.type == "cuda" else 0) as helpers:
+        for least, most in wanted:
+            model.load_state_dict(clean)
+            noise, _ = roughened(model, scenario, digits, count, precision, (least, most))
+            known = verify_then_continue(model, scenario, drawn, settings, 0, helpers)
+            chosen = _chosen([row["exact"] for row in known], count, least, most)
+            if chosen is None:
+                print(f"no {count} problems of {2 * count} of which {least:.0%} to {most:.0%} diverge", flush=True)
+                continue
+            batch = [drawn[at] for at in chosen]
+            diverged = [drawn[at] for at in chosen if not known[at]["exact"]]
+            result = _continued(model, scenario, settings, batch, diverged, helpers)
+            found.append({"digits": digits, "problems": count, "noise": noise, "diverged": len(diverged), **result})
+            print(found[-1], flush=True)
     model.load_state_dict(clean)
     return found
+
+
+def _chosen(exact: Sequence[bool], count: int, least: float, most: float) -> list[int] | None:
+    """Which problems to take, `count` of them: the first ones, unless too many or too few of those diverge."""
+    diverging = [at for at, right in enumerate(exact) if not right]
+    others = [at for at, right in enumerate(exact) if right]
+    few = sum(not right for right in exact[:count])
+    if not least <= few / count <= most:
+        few = round((least + most) / 2 * count)
+    if few > len(diverging) or count - few > len(others):
+        return None
+    return sorted(diverging[:few] + others[: count - few])
+
+
+@torch.inference_mode()
+def _continued(
+    model: Any,
+    scenario: Scenario,
+    settings: Evaluate,
+    batch: Sequence[Problem],
+    diverged: Sequence[Problem],
+    helpers: Helpers,
+) -> dict[str, Any]:
+    """Seconds of every way to the rows of this batch, kernels compiled beforehand; how many rows are the same."""
+    device, count = next(model.parameters()).device, len(batch)
+    for rows in {count, len(diverged)} - {0}:
+        live(model, scenario, draw(scenario.task, "evaluation", 2, rows), settings)
+    seconds: dict[str, float] = {}
+
+    def timed_as(name: str, run: Callable[[], list[Row]]) -> list[Row]:
+        seconds[name], rows = _timed(run, device)
+        return rows
+
+    timed_as("verification", lambda: verify_then_continue(model, scenario, batch, settings, 0, helpers))
+    ones = timed_as("continued", lambda: verify_then_continue(model, scenario, batch, settings, count, helpers))
+    others = timed_as("live", lambda: live(model, scenario, batch, settings))
+    chosen = timed_as("auto", lambda: cheaper(model, scenario, batch, settings, count, helpers))
+    timed_as("diverged live", lambda: live(model, scenario, diverged, settings) if diverged else [])
+    clear = [(a, b) for a, b in zip(ones, others, strict=True) if not (a["near_tie"] or b["near_tie"])]
+    return {
+        "seconds": seconds,
+        "of_verification_and_live": seconds["continued"] / (seconds["verification"] + 1.15 * seconds["diverged live"]),
+        "auto": chosen[0]["mode"],
+        "auto_of_the_better": seconds["auto"] / min(seconds["continued"], seconds["live"]),
+        "compared": len(clear),
+        "equal": sum(agree(a, b) for a, b in clear),
+    }

@@ -7,13 +7,23 @@ import torch
 
 from harness.config import Cell, Evaluate
 from harness.decide import NEAR_TIE
-from harness.evaluate import ANSWER, RESULT, Point, agree, cheaper, evaluate, live, trajectory_flops
+from harness.evaluate import (
+    ANSWER,
+    RESULT,
+    Point,
+    agree,
+    cheaper,
+    evaluate,
+    live,
+    trajectory_flops,
+    verify_then_continue,
+)
 from harness.rollout import from_question, step_seconds
 from harness.schema import ENDINGS, FAILURES, ROWS
 from harness.step import PlainStepper
 from harness.stream import Source, steps
 from harness.train import make_optimiser, new_model, scenario_of
-from harness.verify import verify
+from harness.verify import Verified, verify
 from models import ARCHITECTURES
 from models.build import build, resolve
 from tasks.problems import problems
@@ -210,15 +220,15 @@ class Elsewhere:
 @pytest.mark.parametrize(
     ("verifying", "places", "room", "asked"),
     [
-        # Seconds a problem, where problems of the pilot diverge (of 100 tokens); then what follows the pilot's halves.
+        # Seconds a problem, where problems of the pilot diverge (of 100 tokens), and what follows the pilot.
         # A step takes 0.1 s with up to 8 rows and 0.2 s with more; the longest rollout is taken to be 125 tokens.
-        (0.5, [], 16, [("verify", 32, 16)]),  # none: the others
-        (0.5, [99], 16, [("step", 40), ("step", 5), ("verify", 40, 16)]),  # late: 20 + 26 x 0.1 s against 125 x 0.2 s
+        (0.5, [], 16, [("verify", 32, 16)]),  # none
+        (0.5, [99], 16, [("step", 40), ("step", 5), ("verify", 32, 16)]),  # late: 20 + 26 x 0.1 s against 125 x 0.2 s
         (0.5, [1] * 8, 16, [("step", 40), ("step", 16), ("live", 40)]),  # early, all: 20 + 124 x 0.2 s
         (0.5, [1] * 8, 1, [("step", 40), ("step", 1), ("live", 40)]),  # early, one to continue: 20 + 124 x 0.1 s
-        (0.3, [1] * 8, 1, [("step", 40), ("step", 1), ("verify", 40, 1)]),  # the same: 12 + 124 x 0.1 s
-        (0.09, [1] * 8, 16, [("step", 40), ("verify", 40, 16)]),  # 3.6 s is no more than a fifth of 100 x 0.2 s
-        (0.02, [1] * 8, 16, [("verify", 40, 16)]),  # 0.8 s: not worth a question
+        (0.3, [1] * 8, 1, [("step", 40), ("step", 1), ("verify", 32, 1)]),  # the same: 12 + 124 x 0.1 s
+        (0.09, [1] * 8, 16, [("step", 40), ("verify", 32, 16)]),  # 3.6 s is no more than a fifth of 100 x 0.2 s
+        (0.02, [1] * 8, 16, [("verify", 32, 16)]),  # 0.8 s: not worth a question
     ],
 )
 def test_auto_goes_live_where_that_takes_less_time(gru, monkeypatch, verifying, places, room, asked):
@@ -226,23 +236,36 @@ def test_auto_goes_live_where_that_takes_less_time(gru, monkeypatch, verifying, 
     drawn = problems(scenario.task, "evaluation", 2, COUNT)
     calls, clock, diverging = [], [0.0], list(places)
 
-    def verified(model, scenario, batch, settings, room, helpers=None):
-        calls.append(("verify", len(batch), room))
+    def verified(model, scenario, batch, *, keep, **_):
         clock[0] += verifying * len(batch)
-        at = [diverging.pop(0) if diverging else None for _ in batch]
-        return [{"exact": place is None, "divergence": place, "tokens": 100} for place in at]
+        return [Verified(tokens=100, divergence=diverging.pop(0) if diverging else None) for _ in batch]
+
+    def continued(model, scenario, batch, settings, room, helpers, known):
+        calls.append(("verify", len(batch) - len(known), room))
 
     def stepped(model, scenario, starts, precision):
         calls.append(("step", len(starts)))
         return 0.1 if len(starts) <= 8 else 0.2
 
-    monkeypatch.setattr("harness.evaluate.verify_then_continue", verified)
+    monkeypatch.setattr("harness.evaluate.verify", verified)
+    monkeypatch.setattr("harness.evaluate.verify_then_continue", continued)
     monkeypatch.setattr("harness.evaluate.step_seconds", stepped)
     monkeypatch.setattr("harness.evaluate.live", lambda model, scenario, batch, _: calls.append(("live", len(batch))))
     monkeypatch.setattr("harness.evaluate.time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
     cheaper(Elsewhere(), scenario, drawn, Evaluate(lengths=[2], mode="auto", budget=1.5), room)
-    assert calls[2:] == asked
-    assert [call[0] for call in calls[:2]] == ["verify", "verify"]
+    assert calls == asked
+
+
+def test_what_was_verified_before_is_continued_with_the_rest(gru):
+    model, scenario = gru
+    drawn, settings = problems(scenario.task, "evaluation", 4, 12), Evaluate(lengths=[4])
+    known = verify(model, scenario, drawn[:6], chunk=settings.chunk, keep=6)
+    room = sum(one.divergence is not None for one in known) + 1
+    rows = verify_then_continue(model, scenario, drawn, settings, room, None, known)
+    others = verify_then_continue(model, scenario, drawn, settings, room)
+    assert 1 < room < sum(not row["exact"] for row in rows)
+    assert sum(row["rollout_tokens"] is not None for row in rows) == room
+    assert all(agree(one, other) for one, other in zip(rows, others, strict=True))
 
 
 def test_auto_verifies_on_a_cpu_and_where_there_are_few(gru, monkeypatch):
