@@ -62,7 +62,7 @@ def bench_pack(architectures: Sequence[str], size: str, cells: int, steps: int, 
 
 def _helpers(processes: int) -> int:
     """Processes that make data for each, as many as there are cores for."""
-    return max(1, min(DATA_WORKERS, (os.cpu_count() or 1) // processes - 1))
+    return max(1, min(DATA_WORKERS, len(os.sched_getaffinity(0)) // processes - 1))
 
 
 def _seconds(groups: Sequence[Sequence[Cell]], share: float, workers: int, environment: Mapping[str, str]) -> float:
