@@ -7,7 +7,6 @@ the threads and the GPU of this process, and the program that runs here is not i
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import queue
@@ -109,17 +108,18 @@ class Helpers:
     def __getitem__(self, index: int) -> Helper:
         return self._helpers[index]
 
-    def in_turn(self, function: Callable[..., Iterable[T]], shares: Sequence[tuple[Any, ...]]) -> Iterator[T]:
-        """Items of several generators in turn, one each; `shares` are their arguments, at most one per helper.
-
-        Ends with the first of them that ends.
-        """
-        streams = [helper.iterate(function, *share) for helper, share in zip(self._helpers, shares, strict=False)]
-        for stream in itertools.cycle(streams):
-            try:
-                yield next(stream)
-            except StopIteration:
-                return
+    def spread(
+        self, function: Callable[[Any, Sequence[Any]], Iterable[T]], common: Any, items: Sequence[Any]
+    ) -> list[T]:
+        """`function(common, items)`, which has one result for each item, every helper at a share; without any: here."""
+        count = min(len(self), len(items))
+        if not count:
+            return list(function(common, items))
+        shares = [self[at].iterate(function, common, items[at::count]) for at in range(count)]
+        made = [next(shares[at % count]) for at in range(len(items))]  # in turn, so that none waits for another
+        for share in shares:
+            next(share, None)  # takes the mark of the end: the helper is free again
+        return made
 
     def __enter__(self) -> Self:
         return self

@@ -23,18 +23,9 @@ Described = tuple[dict[str, Any], Environment]
 """Columns of the row, and the environment as it stands at the divergence."""
 
 
-def described(scenario: Scenario, places: Sequence[Place], helpers: Helpers | None = None) -> Iterator[Described]:
+def described(scenario: Scenario, places: Sequence[Place], helpers: Helpers | None = None) -> list[Described]:
     """What there is to say of each place, in their order. With helpers, each of them looks at a share of the places."""
-    if not helpers:
-        yield from _all(scenario, places)
-        return
-    count = min(len(helpers), len(places))
-    shares = [helpers[at].iterate(_all, scenario, places[at::count]) for at in range(count)]
-    for at in range(len(places)):
-        yield next(shares[at % count])
-    for share in shares:
-        for _ in share:  # nothing is left; this takes the mark of the end
-            pass
+    return (helpers or Helpers(0)).spread(_all, scenario, places)
 
 
 def describe(scenario: Scenario, problem: Problem, at: int, got: int) -> Described:

@@ -20,8 +20,9 @@ from harness.ahead import Helpers
 from harness.config import Evaluate
 from harness.coverage import coverage
 from harness.decide import NEAR_TIE, sampling
-from harness.divergence import TRACE, TRACED, describe, described
+from harness.divergence import TRACE, TRACED, described
 from harness.memory import rows_that_fit
+from harness.pieces import whole
 from harness.rollout import Rollout, Start, first_difference, from_question, roll_out, step_seconds
 from harness.verify import Verified, longest, verify
 from tasks.agent import Environment
@@ -87,7 +88,7 @@ def evaluate(
                     return
                 room = settings.rollout_max - point.diverged - sum(row["exact"] is False for row in rows)
                 rows += _batch(model, scenario, drawn[at : at + size], settings, max(0, room), helpers)
-            standing_check(model, scenario, drawn, rows, settings)
+            standing_check(model, scenario, drawn, rows, settings, helpers)
             _forget(rows, TRACED - point.diverged)
             chance = scenario.task.chance(point.length) if point.stress in ("random", "jittered") else None
             for index, row in enumerate(rows, start=point.start):
@@ -103,7 +104,7 @@ def _batch(
         torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
     if settings.mode == "live" or not scenario.task.oracle:
-        rows = live(model, scenario, batch, settings)
+        rows = live(model, scenario, batch, settings, helpers)
     elif settings.mode == "auto":
         rows = cheaper(model, scenario, batch, settings, room, helpers)
     else:
@@ -157,7 +158,7 @@ def cheaper(
         place = min(result.divergence / result.tokens for result in first if result.divergence is not None)
         continued = max(1, min(room, len(batch) * diverged // len(pilot)))
         if _live_is_quicker(model, scenario, batch, settings, verifying, tokens, place, continued):
-            return live(model, scenario, batch, settings)
+            return live(model, scenario, batch, settings, helpers)
     return verify_then_continue(model, scenario, batch, settings, room, helpers, first)
 
 
@@ -255,10 +256,16 @@ def _diverged(results: Sequence[Verified]) -> int:
     return sum(result.divergence is not None for result in results)
 
 
-def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Evaluate) -> list[Row]:
+def live(
+    model: Any,
+    scenario: Scenario,
+    batch: Sequence[Problem],
+    settings: Evaluate,
+    helpers: Helpers | None = None,
+) -> list[Row]:
     """Live rollouts from the question on, compared with the oracle afterwards."""
-    known = scenario.task.oracle
-    oracles = [scenario.encoded(problem) for problem in batch]
+    known, helpers = scenario.task.oracle, helpers or Helpers(0)
+    oracles = helpers.spread(whole, scenario, batch)
     starts = [
         from_question(scenario, problem, limit(len(oracle.ids), settings), settings.corrupt)
         for problem, oracle in zip(batch, oracles)
@@ -268,7 +275,17 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
         start.seed = int(problem.key[:15], 16)
     rollouts = roll_out(model, scenario, starts, settings.precision, select)
     rows = []
-    for problem, oracle, start, rollout in zip(batch, oracles, starts, rollouts):
+    left = [
+        first_difference(oracle, rollout.ids, start.position) if known else None
+        for oracle, start, rollout in zip(oracles, starts, rollouts)
+    ]
+    places = [
+        (problem, at, rollout.ids[at - start.position])
+        for problem, at, start, rollout in zip(batch, left, starts, rollouts)
+        if at is not None
+    ]
+    said = iter(described(scenario, places, helpers))
+    for problem, oracle, start, rollout, at in zip(batch, oracles, starts, rollouts, left):
         row = _row(
             scenario,
             problem,
@@ -279,7 +296,6 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
             tool_calls=oracle.calls,
             longest_walk=oracle.longest_walk,
         )
-        at = first_difference(oracle, rollout.ids, start.position) if known else None
         upto = len(rollout.ids) if at is None else at - start.position + 1
         margin = _least(rollout.margins[:upto])
         tool = start.environment.tool
@@ -292,8 +308,7 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
             near_tie=margin < NEAR_TIE[settings.precision],
         )
         if at is not None:
-            got = rollout.ids[at - start.position]
-            row.update(describe(scenario, problem, at, got)[0], rollout=_trace(scenario, rollout.ids[upto - 1 :]))
+            row.update(next(said)[0], rollout=_trace(scenario, rollout.ids[upto - 1 :]))
             rollout = Rollout(rollout.ids, rollout.margins[upto:], rollout.ending, rollout.output)
         _ending(row, scenario, problem, rollout)
         row["rollout_tokens"] = len(rollout.ids)
@@ -306,7 +321,12 @@ def live(model: Any, scenario: Scenario, batch: Sequence[Problem], settings: Eva
 
 
 def standing_check(
-    model: Any, scenario: Scenario, batch: Sequence[Problem], rows: Sequence[Row], settings: Evaluate
+    model: Any,
+    scenario: Scenario,
+    batch: Sequence[Problem],
+    rows: Sequence[Row],
+    settings: Evaluate,
+    helpers: Helpers | None = None,
 ) -> None:
     """Replay a share of the verified problems live, and say in their rows whether the results agree.
 
@@ -318,7 +338,7 @@ def standing_check(
     chosen = sorted(candidates, key=lambda at: rows[at]["problem"])[: math.ceil(settings.replay * len(verified))]
     if not chosen:
         return
-    for at, again in zip(chosen, live(model, scenario, [batch[at] for at in chosen], settings)):
+    for at, again in zip(chosen, live(model, scenario, [batch[at] for at in chosen], settings, helpers)):
         if rows[at]["near_tie"] or not again["near_tie"]:
             rows[at]["replay_equal"] = agree(rows[at], again)
 

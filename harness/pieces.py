@@ -83,6 +83,11 @@ def rounds(
         before, going = made.rows, sum(length == turns * size for length in made.lengths)
 
 
+def whole(scenario: Scenario, problems: Sequence[Problem]) -> Iterator[Encoded]:
+    """The whole trajectory of every problem."""
+    return map(scenario.encoded, problems)
+
+
 def pieces(scenario: Scenario, numbered: Sequence[tuple[int, Problem]], size: int) -> Iterator[Pieces]:
     """One piece of every trajectory, again and again until the last has ended."""
     streams = {row: scenario.stream_encoded(problem, size) for row, problem in numbered}

@@ -365,9 +365,9 @@ def _continued(
 
     timed_as("verification", lambda: verify_then_continue(model, scenario, batch, settings, 0, helpers))
     ones = timed_as("continued", lambda: verify_then_continue(model, scenario, batch, settings, count, helpers))
-    others = timed_as("live", lambda: live(model, scenario, batch, settings))
+    others = timed_as("live", lambda: live(model, scenario, batch, settings, helpers))
     chosen = timed_as("auto", lambda: cheaper(model, scenario, batch, settings, count, helpers))
-    timed_as("diverged live", lambda: live(model, scenario, diverged, settings) if diverged else [])
+    timed_as("diverged live", lambda: live(model, scenario, diverged, settings, helpers) if diverged else [])
     clear = [(a, b) for a, b in zip(ones, others, strict=True) if not (a["near_tie"] or b["near_tie"])]
     return {
         "seconds": seconds,

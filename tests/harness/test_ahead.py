@@ -43,6 +43,11 @@ def pid():
     yield os.getpid()
 
 
+def with_pid(base, items):
+    for item in items:
+        yield base + item, os.getpid()
+
+
 @pytest.fixture
 def helpers():
     with Helpers(2) as made:
@@ -56,9 +61,13 @@ def test_items_come_in_order_from_another_process(helpers):
     assert list(helpers[0].iterate(pid)) == [there]
 
 
-def test_shares_are_taken_in_turn(helpers):
-    shares = [(at, 9, 2) for at in range(2)]
-    assert list(helpers.in_turn(counting, shares)) == list(range(9))
+def test_work_is_spread_over_the_helpers_and_comes_back_in_order(helpers):
+    pids = {there for _, there in helpers.spread(with_pid, 100, range(7))}
+    assert len(pids) == 2
+    assert [value for value, _ in helpers.spread(with_pid, 100, range(7))] == list(range(100, 107))
+    assert {there for _, there in helpers.spread(with_pid, 0, [1])} < pids  # the same processes: they were free again
+    assert helpers.spread(with_pid, 0, []) == []
+    assert Helpers(0).spread(with_pid, 5, [1]) == [(6, os.getpid())]
 
 
 def test_what_a_generator_raises_is_raised_here_and_the_helper_goes_on(helpers):

@@ -250,7 +250,7 @@ def test_auto_goes_live_where_that_takes_less_time(gru, monkeypatch, verifying, 
     monkeypatch.setattr("harness.evaluate.verify", verified)
     monkeypatch.setattr("harness.evaluate.verify_then_continue", continued)
     monkeypatch.setattr("harness.evaluate.step_seconds", stepped)
-    monkeypatch.setattr("harness.evaluate.live", lambda model, scenario, batch, _: calls.append(("live", len(batch))))
+    monkeypatch.setattr("harness.evaluate.live", lambda model, scenario, batch, *_: calls.append(("live", len(batch))))
     monkeypatch.setattr("harness.evaluate.time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
     cheaper(Elsewhere(), scenario, drawn, Evaluate(lengths=[2], mode="auto", budget=1.5), room)
     assert calls == asked
@@ -309,10 +309,12 @@ def test_a_rollout_that_resumes_far_behind_is_brought_there_in_pieces(gru, monke
     assert_same(whole, pieces)
 
 
-def test_helpers_change_no_row(gru):
+@pytest.mark.parametrize("mode", ["verify", "live"])
+def test_helpers_change_no_row(gru, mode):
     model, scenario = gru
-    points, settings = [Point(3, "random", 0, COUNT)], Evaluate(lengths=[3], problems=COUNT, rollout_max=3)
+    points, settings = [Point(3, "random", 0, COUNT)], Evaluate(lengths=[3], problems=COUNT, rollout_max=3, mode=mode)
     [(_, alone)] = evaluate(model, scenario, points, settings, {})
     [(_, helped)] = evaluate(model, scenario, points, settings, {}, workers=2)
-    assert [{**row, "seconds": 0} for row in alone] == [{**row, "seconds": 0} for row in helped]
+    assert str([{**row, "seconds": 0} for row in alone]) == str([{**row, "seconds": 0} for row in helped])
     assert any(row["rollout_tokens"] for row in alone)
+    assert any(row["context"] for row in alone)
