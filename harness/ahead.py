@@ -1,4 +1,4 @@
-"""Work done ahead in other processes: a generator runs in a process of its own, its items are taken here in order.
+"""Work done in other processes: generators, whose items are taken here in order, and objects that live over there.
 
 A helper imports what the generator's module imports and nothing else, so a generator that makes trajectories should
 live in a module without torch. It is a plain child process that is given one end of a socket: nothing is forked with
@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,9 +25,21 @@ T = TypeVar("T")
 
 _BOOT = (
     "import sys; from multiprocessing.connection import Connection; wire = Connection(int(sys.argv[1]));"
-    "sys.path[:] = wire.recv(); from harness.ahead import serve; serve(wire)"
+    "sys.path[:] = wire.recv(); import harness.ahead; getattr(harness.ahead, sys.argv[2])(wire)"
 )
 _ITEM, _END, _ERROR = 0, 1, 2
+
+
+def child(serve: str) -> tuple[subprocess.Popen[bytes], Connection[Any, Any]]:
+    """A child process that runs a function of this module on the other end of a wire, and this end."""
+    ours, theirs = Pipe()
+    with theirs:
+        # No GPU over there, and one thread: there are several of them.
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), serve]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
+    ours.send(sys.path)
+    return process, ours
 
 
 class Helper:
@@ -63,15 +77,7 @@ class Helper:
 
     def _start(self) -> Connection[Any, Any]:
         if self._wire is None:
-            self._wire, theirs = Pipe()
-            with theirs:
-                # No GPU over there, and one thread: there are several helpers.
-                environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-                command = [sys.executable, "-c", _BOOT, str(theirs.fileno())]
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
-                )
-            self._wire.send(sys.path)
+            self._process, self._wire = child("serve")
         return self._wire
 
     def _items(self, wire: Connection[Any, Any]) -> Iterator[Any]:
@@ -127,6 +133,50 @@ class Helpers:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for helper in self._helpers:
             helper.close()
+
+
+class Remote:
+    """An object in a child process, made over there when first told something: `Remote(Class, *arguments)`.
+
+    What happens to it holds up nobody here but the thread that tells it, and what it imports is not imported here.
+    """
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        self._made_by = make, arguments
+        self._wire: Connection[Any, Any] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Call a method and wait until it has returned; what it returns stays there.
+
+        What it raises, or the making of the object did, is raised here: the next call tries to make it again. When the
+        process dies, RuntimeError; the next call starts another.
+        """
+        if self._wire is None:
+            self.process, self._wire = child("serve_object")
+            self._wire.send(self._made_by)
+        try:
+            self._wire.send((method, arguments))
+            error = self._wire.recv()
+        except (EOFError, ConnectionError):
+            self.end()
+            raise RuntimeError("its process died") from None
+        if error is not None:
+            raise error
+
+    def interrupt(self) -> None:
+        """End the process though a thread waits for it: that thread gets RuntimeError at once."""
+        if self.process is not None:
+            self.process.kill()
+
+    def end(self) -> None:
+        """End the process, if there is one."""
+        self.interrupt()
+        if self.process is not None:
+            self.process.wait()
+        if self._wire is not None:
+            self._wire.close()
+        self.process = self._wire = None
 
 
 def in_thread(items: Iterable[T], depth: int) -> Generator[T, None, None]:
@@ -186,6 +236,24 @@ def serve(wire: Connection[Any, Any]) -> None:
                 wire.send((_END, None))
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return
+
+
+def serve_object(wire: Connection[Any, Any]) -> None:
+    """What the process of a `Remote` does until the other end closes. Signals are for that end, which says when."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    made = None
+    with suppress(EOFError, ConnectionError):
+        make, arguments = wire.recv()
+        while True:
+            method, told = wire.recv()
+            error = None
+            try:
+                made = make(*arguments) if made is None else made
+                getattr(made, method)(*told)
+            except Exception as caught:
+                error = _portable(caught)
+            wire.send(error)
 
 
 def _portable(error: Exception) -> Exception:

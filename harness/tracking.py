@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import labels
+from harness.ahead import Remote
 from harness.collect import rows_of, status_of
 from harness.config import Evaluate
 from harness.errors import UserError, one_line, redacted
@@ -72,40 +73,43 @@ def tracking_uri(uri: str | None, store: Store) -> str | None:
 
 
 class Tracker:
-    """Shows a grid that is being run in MLflow, from a thread of its own. No method raises, none but `close` waits."""
+    """Shows a grid that is being run in MLflow, from a process of its own. No method raises, none but `close` waits.
+
+    Of its own: what MLflow imports, computes and keeps would share the driver's interpreter with the hand-out of cells.
+    """
 
     def __init__(self, uri: str | None, store: Store) -> None:
         self.uri, self.store = tracking_uri(uri, store), store
         self.say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
-        self.jobs: queue.SimpleQueue[Callable[[Mirror], object] | None] = queue.SimpleQueue()
-        self.mirror: Mirror | None = None
-        self.grid: Grid | None = None
+        self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.mirror: Remote | None = None
         self.quiet_until = 0.0
-        self.missed = False
+        self.reached = self.missed = False
         self.thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def begin(self, grid: Grid, say: Callable[[str], None] | None = None) -> None:
         """Start; `say` prints a line for the user."""
-        self.grid, self.say = grid, say or self.say
+        self.say = say or self.say
         if self.uri is None:
             self.say("MLflow: off (the store is not a folder; set MLFLOW_TRACKING_URI to a server)")
             return
+        self.mirror = Remote(_mirror, self.uri, grid, self.store.url)
         self.thread.start()
-        self.jobs.put(lambda mirror: mirror.parent_run())
+        self._tell("parent_run")
 
     def started(self, cell: Resolved) -> None:
-        self.jobs.put(lambda mirror: mirror.begin(cell))
+        self._tell("begin", cell)
 
     def heard(self, event: dict[str, Any]) -> None:
         if event.get("curve") or event.get("point"):
-            self.jobs.put(lambda mirror: mirror.add(event))
+            self._tell("add", event)
 
     def ended(self, cell: Resolved, outcome: str) -> None:
-        self.jobs.put(lambda mirror: mirror.fill(cell, outcome))
+        self._tell("fill", cell, outcome)
 
     def finish_grid(self, grid: Grid, store: Store) -> None:
         """Attach report and grid file; make up for what was missed while the server did not answer."""
-        self.jobs.put(lambda mirror: mirror.rebuild() if self.missed or mirror.incomplete() else mirror.finish())
+        self.jobs.put(lambda: self._now("conclude", self.missed))
 
     def close(self) -> None:
         """Wait, within bounds, until all is sent."""
@@ -113,12 +117,26 @@ class Tracker:
         if self.thread.is_alive():
             self.thread.join(CLOSE_SECONDS)
             if self.thread.is_alive():
+                self.missed, self.quiet_until = True, math.inf
                 self.say(f"MLflow: not everything was sent within {CLOSE_SECONDS:g} s; {_AGAIN}")
+                if self.mirror is not None:
+                    self.mirror.interrupt()
+                return
+        if self.mirror is not None:
+            self.mirror.end()
 
     @property
     def complete(self) -> bool:
         """Whether, after `close`, everything was sent."""
-        return self.mirror is not None and not self.missed and not self.thread.is_alive()
+        return self.reached and not self.missed
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        self.jobs.put(lambda: self._now(method, *arguments))
+
+    def _now(self, method: str, *arguments: Any) -> None:
+        assert self.mirror is not None
+        self.mirror.tell(method, *arguments)
+        self.reached = True
 
     def _work(self) -> None:
         while (job := self.jobs.get()) is not None:
@@ -126,15 +144,11 @@ class Tracker:
                 self.missed = True
                 continue
             try:
-                if self.mirror is None:
-                    assert self.uri is not None
-                    assert self.grid is not None
-                    self.mirror = Mirror(self.uri, self.grid, self.store)
-                job(self.mirror)
+                job()
             except Exception as error:
                 if not self.missed:
                     self.say(f"MLflow: {one_line(error)}; results are not affected; {_AGAIN}")
-                self.missed, self.quiet_until = True, time.monotonic() + QUIET_SECONDS
+                self.missed, self.quiet_until = True, max(self.quiet_until, time.monotonic() + QUIET_SECONDS)
 
 
 _AGAIN = "`lengthwise mlflow sync` fills in what is missing"
@@ -155,6 +169,10 @@ def sync(grid: Grid, store: Store, uri: str | None = None) -> str:
     except Exception as error:  # MLflow raises its own, SQLAlchemy's, requests' and the artifact store's errors
         raise UserError(f"mlflow sync: {redacted(found)}: {one_line(error)}") from error
     return f"{count} cells in experiment {EXPERIMENT} at {redacted(found)}"
+
+
+def _mirror(uri: str, grid: Grid, store: str) -> Mirror:
+    return Mirror(uri, grid, Store(store).open())
 
 
 class Mirror:
@@ -311,6 +329,13 @@ class Mirror:
     def incomplete(self) -> bool:
         """Some cell has no run: it was done before, for another grid or without MLflow."""
         return any(cell.id not in self.runs for cell in self.grid.cells)
+
+    def conclude(self, missed: bool) -> None:
+        """The end of a run, of which something was missed on the way or not."""
+        if missed or self.incomplete():
+            self.rebuild()
+        else:
+            self.finish()
 
     def finish(self) -> None:
         """Attach grid file and report to the grid's run, tell there who reaches how far, and close it."""

@@ -8,6 +8,7 @@ it counts, Ray's start included.
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ MEGABYTE = 2**20
 
 @dataclass
 class Watched(Tracker):
-    """MLflow's tracker, which also notes the driver's memory as cells end."""
+    """MLflow's tracker, which also notes the driver's memory, and that of its mirror's process, as cells end."""
 
     memory: list[int] = field(default_factory=list)
 
@@ -46,13 +47,14 @@ class Watched(Tracker):
 
     def ended(self, cell: Resolved, outcome: str) -> None:
         super().ended(cell, outcome)
-        self.memory.append(_resident())
+        process = self.mirror.process if self.mirror else None
+        self.memory.append(_resident(os.getpid()) + (_resident(process.pid) if process else 0))
 
 
-def _resident() -> int:
-    """Bytes of this process in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+def _resident(process: int) -> int:
+    """Bytes of a process in memory."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def ours(cells: int, seconds: float, workers: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import os
+import socket
 import threading
 
 import mlflow
@@ -236,7 +237,7 @@ def test_a_running_grid_is_shown_live_and_ends_as_sync_would_have_it(store):
     tracker.heard({"cell": "cell0", "phase": "training", "step": 20, "steps": 15000, "loss": 0.5, "curve": CURVE[:2]})
     tracker.heard({"cell": "unheard of", "curve": CURVE[:2]})
     settled = threading.Event()
-    tracker.jobs.put(lambda mirror: settled.set())
+    tracker.jobs.put(settled.set)
     assert settled.wait(120)
     assert runs(client)[0]["cell0"].info.status == "RUNNING"
     assert [step for step, _, _ in histories(client)["cell0", "train/loss"]] == [10, 20]
@@ -282,15 +283,35 @@ def test_a_dead_server_is_named_once_and_holds_nothing_up(store, monkeypatch):
 
 
 def test_a_server_that_hangs_does_not_keep_the_driver(store, monkeypatch):
-    release = threading.Event()
-    monkeypatch.setattr(tracking, "Mirror", lambda *arguments: release.wait())
-    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.1)
-    said = []
-    tracker = Tracker("http://127.0.0.1:9", store)
-    tracker.begin(grid_of(), said.append)
-    tracker.close()
-    release.set()
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        said = []
+        tracker = Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", store)
+        tracker.begin(grid_of(), said.append)
+        silent.accept()
+        tracker.started(grid_of().cells[0])
+        process = tracker.mirror.process
+        tracker.close()
+        assert process.wait(10)
+    assert len(said) == 1
     assert "not everything was sent" in said[0]
+    tracker.thread.join(10)
+    assert not tracker.complete
+    assert tracker.mirror.process is None  # and no other one was started for what was left
+
+
+def test_a_mirror_that_dies_is_named_once_and_made_up_for(store, monkeypatch):
+    monkeypatch.setattr(tracking, "QUIET_SECONDS", 0.0)
+    grid, said, tracker = filled(store), [], Tracker(None, store)
+    tracker.begin(grid, said.append)
+    tracker.jobs.put(lambda: tracker.mirror.interrupt())
+    for cell in grid.cells:
+        tracker.started(cell)
+    tracker.finish_grid(grid, store)
+    tracker.close()
+    assert len(said) == 1
+    assert "its process died" in said[0]
+    assert len(histories(client_of(store))["cell0", "train/loss"]) == len(CURVE)
 
 
 def test_what_a_server_missed_is_made_up_for_when_it_is_back(store, monkeypatch):
@@ -298,7 +319,7 @@ def test_what_a_server_missed_is_made_up_for_when_it_is_back(store, monkeypatch)
     grid, said, tracker = filled(store), [], Tracker(None, store)
     tracker.begin(grid, said.append)
 
-    def fail(mirror):
+    def fail():
         raise ConnectionError("gone")
 
     tracker.jobs.put(fail)
