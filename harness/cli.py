@@ -99,7 +99,7 @@ def run(
     from harness.preflight import demand
     from harness.store import Store
 
-    with cluster(address):
+    with cluster(address, loaded.file.run.mps):
         demand(Store(store), mlflow)
         _run(loaded, store, address, mlflow)
 

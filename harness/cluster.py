@@ -8,13 +8,14 @@ import signal
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import ray
 
 from harness.config import Run
 from harness.errors import UserError, one_line
+from harness.mps import CONTROL, exported, service
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Of a Ray started here. Cells pass through the results store, so Ray's own holds next to nothing."""
@@ -46,26 +47,35 @@ def catching(stop: Stop) -> Iterator[None]:
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[bool]:
-    """A Ray to work on; whether it was started here. If so it is ended here, else it goes on."""
+def cluster(address: str | None, mps: bool = False) -> Iterator[bool]:
+    """A Ray to work on; whether it was started here. If so it is ended here, else it goes on.
+
+    mps: its workers share GPUs through a daemon of MPS that is started with it.
+    """
     if ray.is_initialized():
         yield False
         return
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
+        if mps:
+            raise UserError(
+                f"run.mps is for a Ray that is started here, not for the one at {address}: start `{CONTROL} -d` "
+                "on each of its nodes before Ray, and leave run.mps out"
+            )
         check_address(address)
     local: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     handler = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else local))
-    except Exception as error:  # a bare one, too: "The current node timed out during startup", on a busy machine
-        raise UserError(f"Ray at {address or 'this machine'} cannot be used: {one_line(error)}") from error
-    try:
+    with ExitStack() as stack:
+        if mps:
+            stack.enter_context(exported(stack.enter_context(service())))
+        try:
+            ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else local))
+        except Exception as error:  # a bare one, too: "The current node timed out during startup", on a busy machine
+            raise UserError(f"Ray at {address or 'this machine'} cannot be used: {one_line(error)}") from error
+        stack.callback(ray.shutdown)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # ray.init put its own there, which exits at once
         yield not address
-    finally:
-        ray.shutdown()
 
 
 def check_address(address: str) -> None:

@@ -178,6 +178,8 @@ class Run(Strict):
     """CPUs of a worker."""
     gpus: Annotated[float, Field(ge=0)] | None = None
     """GPUs of a worker; a fraction lets several workers share one; left out, 1 where the cluster has any, else 0."""
+    mps: bool = False
+    """Workers that share a GPU do so through NVIDIA's Multi-Process Service, on a Ray that is started for the grid."""
     data_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes beside each worker that make trajectories ahead of its model; left out, 4 with a GPU, else none."""
     kernels: dict[str, str] = {}
@@ -213,12 +215,12 @@ class Override(Strict):
     evaluate: dict[str, Any] = {}
     """Keys of `evaluate` that are other ones for these cells: tasks differ in their lengths and stress sets."""
     run: dict[str, Any] = {}
-    """Keys of `run` that are other ones for these cells, all but `workers` and `renew_after`."""
+    """Keys of `run` that are other ones for these cells, all but `workers`, `mps` and `renew_after`."""
 
     @field_validator("run")
     @classmethod
     def _of_a_cell(cls, run: dict[str, Any]) -> dict[str, Any]:
-        if shared := {"workers", "renew_after"} & run.keys():
+        if shared := {"workers", "mps", "renew_after"} & run.keys():
             raise ValueError(f"{', '.join(sorted(shared))} is the whole grid's, not a cell's")
         return run
 

@@ -137,7 +137,7 @@ def run_grid(
     if again:
         progress.say(f"{again} cells failed in an earlier run and are tried again")
     stop = Stop()
-    with catching(stop), cluster(address) as alone, progress:
+    with catching(stop), cluster(address, grid.file.run.mps) as alone, progress:
         nodes = ray.nodes()
         waiting: dict[Shape, deque[Task]] = {}
         for task in tasks:

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ def ours(cells: int, seconds: float, workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"{folder}/store").open(create=True)
         tracker = Watched(store)
-        began = time.perf_counter()
+        began, moment = time.perf_counter(), time.time()
         ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        started = time.perf_counter() - began
         try:
             outcome = run_grid(grid, store, tracker=tracker, console=Console(file=io.StringIO()), carry=Nap(seconds))
             carried = time.perf_counter() - began
@@ -82,10 +84,18 @@ def ours(cells: int, seconds: float, workers: int) -> dict[str, Any]:
             "cells": cells,
             "ideal": cells * seconds / workers,
             "seconds": carried,
+            "ray": started,
+            "last_first": _begun(store, workers) - moment,
             "with_mlflow": total,
             "mlflow_complete": tracker.complete,
             "growth_mb": (tracker.memory[-1] - early) / MEGABYTE,
         }
+
+
+def _begun(store: Store, workers: int) -> float:
+    """When the last worker's first cell began, in seconds since 1970: as many cells began as there are workers."""
+    times = sorted(datetime.fromisoformat(attempt["started"]).timestamp() for attempt in store.attempts())
+    return times[min(workers, len(times)) - 1]
 
 
 def grid_of(cells: int, workers: int) -> Grid:
@@ -126,11 +136,22 @@ def bench_overhead(cells: int, seconds: float, workers: int, sample: int) -> dic
         result.update(sample=small, tune=theirs, times=theirs / small["seconds"])
         beside = {"cells": sample, "ideal": small["ideal"], "seconds": theirs}
         lines += [_line("sample", small), _line("sample, Ray Tune", beside)]
-    table(("", "cells", "ideal s", "took s", "over", "with MLflow s", "driver grew by MB"), lines)
+    head = (
+        "",
+        "cells",
+        "ideal s",
+        "took s",
+        "over",
+        "Ray's start",
+        "last worker's first cell",
+        "with MLflow s",
+        "grew MB",
+    )
+    table(head, lines)
     return result
 
 
 def _line(name: str, of: dict[str, Any]) -> tuple[Any, ...]:
     over = f"{of['seconds'] / of['ideal'] - 1:+.1%}"
-    known = (f"{of[key]:.1f}" if key in of else "-" for key in ("with_mlflow", "growth_mb"))
+    known = (f"{of[key]:.1f}" if key in of else "-" for key in ("ray", "last_first", "with_mlflow", "growth_mb"))
     return name, of["cells"], of["ideal"], of["seconds"], over, *known

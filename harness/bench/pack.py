@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from harness.bench.timing import machine, table
 from harness.config import Cell, Train
+from harness.errors import UserError
 from harness.memory import take_gpu
+from harness.mps import exported, service
 from harness.train import DATA_WORKERS, default_device, train
-
-CONTROL = "nvidia-cuda-mps-control"
 
 
 def bench_pack(architectures: Sequence[str], size: str, cells: int, steps: int, batch: int) -> dict[str, Any]:
@@ -39,14 +35,11 @@ def bench_pack(architectures: Sequence[str], size: str, cells: int, steps: int, 
         ways: dict[str, float] = {"one after another": alone}
         split = [[cell] for cell in drawn]
         ways[f"{cells} processes"] = _seconds(split, 1 / cells, _helpers(cells), {})
-        with mps() as environment:
-            if environment is None:
-                print("MPS: its daemon cannot be started here", flush=True)
-            else:
-                try:
-                    ways[f"{cells} processes, MPS"] = _seconds(split, 1 / cells, _helpers(cells), environment)
-                except RuntimeError as error:  # a machine that does not let MPS in must not lose the other ways
-                    print(f"MPS: {error}", flush=True)
+        try:
+            with service() as environment:
+                ways[f"{cells} processes, MPS"] = _seconds(split, 1 / cells, _helpers(cells), environment)
+        except (RuntimeError, UserError) as error:  # a machine that does not let MPS in must not lose the other ways
+            print(error, flush=True)
         for way, seconds in ways.items():
             rate = 3600 * cells / seconds
             results.append(
@@ -69,13 +62,10 @@ def _seconds(groups: Sequence[Sequence[Cell]], share: float, workers: int, envir
     """From the start of training, all workers being warm (they live on in a grid, too), to the last one's end."""
     context = multiprocessing.get_context("spawn")
     ready, go = context.Barrier(len(groups) + 1), context.Barrier(len(groups) + 1)
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
     started = [context.Process(target=_work, args=(group, share, workers, ready, go)) for group in groups]
-    for process in started:
-        process.start()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with exported(environment):
+        for process in started:
+            process.start()
     while ready.n_waiting < len(started):
         if any(process.exitcode is not None for process in started):
             for process in started:
@@ -102,26 +92,3 @@ def _work(cells: Sequence[Cell], share: float, workers: int, ready: Any, go: Any
     go.wait()
     for cell in cells:
         train(cell, workers=workers)
-
-
-@contextmanager
-def mps() -> Iterator[dict[str, str] | None]:
-    """A daemon of the Multi-Process Service of our own: the environment that leads to it, None where there is none."""
-    if not torch.cuda.is_available() or shutil.which(CONTROL) is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {"CUDA_MPS_PIPE_DIRECTORY": f"{folder}/pipe", "CUDA_MPS_LOG_DIRECTORY": f"{folder}/log"}
-        for path in environment.values():
-            os.mkdir(path)
-        # Of the GPUs that a daemon sees its clients count from 0.
-        clients = {**environment, "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(torch.cuda.device_count())))}
-        begun = subprocess.run([CONTROL, "-d"], env={**os.environ, **environment}, capture_output=True, text=True)
-        if begun.returncode:
-            print(f"MPS: {(begun.stderr or begun.stdout).strip()}", flush=True)
-            yield None
-            return
-        try:
-            yield clients
-        finally:
-            subprocess.run([CONTROL], input="quit\n", env={**os.environ, **environment}, text=True, timeout=60)
