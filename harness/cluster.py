@@ -63,6 +63,7 @@ def cluster(address: str | None, mps: bool = False) -> Iterator[bool]:
                 "on each of its nodes before Ray, and leave run.mps out"
             )
         check_address(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     handler = signal.getsignal(signal.SIGTERM)
     with ExitStack() as stack:

@@ -447,6 +447,7 @@ def connect(uri: str) -> Any:
     """A client that gives up on a dead server within seconds; a fresh database is made first."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):

@@ -78,12 +78,15 @@ def test_it_is_for_a_ray_that_is_started_here(monkeypatch):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_workers_are_led_to_it(daemon, monkeypatch):
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ray.shutdown()
     said = daemon()
     with cluster(None, mps=True) as alone:
         assert alone
-        pipe = ray.get(ray.remote(lambda: os.environ["CUDA_MPS_PIPE_DIRECTORY"]).remote())
+        environment = ray.get(ray.remote(lambda: dict(os.environ)).remote())
+        pipe = environment["CUDA_MPS_PIPE_DIRECTORY"]
+        assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
         assert said() == [["-d", pipe]]
     assert said()[1:] == [["quit", pipe]]
     assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ

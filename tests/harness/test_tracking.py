@@ -330,6 +330,15 @@ def test_what_a_server_missed_is_made_up_for_when_it_is_back(store, monkeypatch)
     assert len(histories(client_of(store))["cell0", "train/loss"]) == len(CURVE)
 
 
+@pytest.mark.parametrize(("wanted", "told"), [(None, "true"), ("false", "false")])
+def test_mlflow_reports_nothing_unless_it_is_asked_to(store, monkeypatch, wanted, told):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", wanted or "")
+    if wanted is None:
+        monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
+    connect(tracking_uri(None, store))
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == told
+
+
 def test_where_mlflow_is(store, monkeypatch):
     class Remote:
         local = False
