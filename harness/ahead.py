@@ -21,6 +21,8 @@ from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from harness.errors import one_line
+
 T = TypeVar("T")
 
 _BOOT = (
@@ -121,10 +123,15 @@ class Helpers:
         count = min(len(self), len(items))
         if not count:
             return list(function(common, items))
-        shares = [self[at].iterate(function, common, items[at::count]) for at in range(count)]
-        made = [next(shares[at % count]) for at in range(len(items))]  # in turn, so that none waits for another
-        for share in shares:
-            next(share, None)  # takes the mark of the end: the helper is free again
+        try:
+            shares = [self[at].iterate(function, common, items[at::count]) for at in range(count)]
+            made = [next(shares[at % count]) for at in range(len(items))]  # in turn, so that none waits for another
+            for share in shares:
+                next(share, None)  # takes the mark of the end: the helper is free again
+        except BaseException:
+            for at in range(count):
+                self[at].close()  # what the others have yet to say is no answer to the next question
+            raise
         return made
 
     def __enter__(self) -> Self:
@@ -149,25 +156,29 @@ class Remote:
     def tell(self, method: str, *arguments: Any) -> None:
         """Call a method and wait until it has returned; what it returns stays there.
 
-        What it raises, or the making of the object did, is raised here: the next call tries to make it again. When the
-        process dies, RuntimeError; the next call starts another.
+        Raises RuntimeError with what it raises there, or the making of the object did, which the next call tries again;
+        and when the process dies, of which the next call starts another.
         """
-        if self._wire is None:
-            self.process, self._wire = child("serve_object")
-            self._wire.send(self._made_by)
         try:
+            if self._wire is None:
+                self.process, self._wire = child("serve_object")
+                self._wire.send(self._made_by)
             self._wire.send((method, arguments))
             error = self._wire.recv()
         except (EOFError, ConnectionError):
             self.end()
             raise RuntimeError("its process died") from None
+        except BaseException:
+            self.end()
+            raise
         if error is not None:
-            raise error
+            raise RuntimeError(error)
 
     def interrupt(self) -> None:
         """End the process though a thread waits for it: that thread gets RuntimeError at once."""
-        if self.process is not None:
-            self.process.kill()
+        process = self.process
+        if process is not None:
+            process.kill()
 
     def end(self) -> None:
         """End the process, if there is one."""
@@ -251,8 +262,8 @@ def serve_object(wire: Connection[Any, Any]) -> None:
             try:
                 made = make(*arguments) if made is None else made
                 getattr(made, method)(*told)
-            except Exception as caught:
-                error = _portable(caught)
+            except Exception as caught:  # as text: with the object the other end would import what it came from
+                error = one_line(caught)
             wire.send(error)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ def check(task: str | type[Task], lengths: Sequence[int], count: int) -> Iterato
     yield _kept("the checker takes right answers and refuses changed ones", lambda: _checker(first.task, everything))
     for scenario in scenarios(first.task) if first.task.oracle else ():
         name = f"{scenario.setting}, tool {scenario.tool_name}, form {scenario.form}"
+        yield _kept(f"{name}: it can be sent to helper processes", partial(_sent, scenario))
         oracle, planted = partial(_oracle, scenario, lengths, count), partial(_planted, scenario, lengths, count)
         yield _kept(f"{name}: the oracle is exact through the evaluation", oracle)
         yield _kept(f"{name}: every planted error is found", planted)
@@ -86,6 +88,10 @@ def _prompts(task: Task, drawn: Sequence[Problem]) -> str | None:
         if problem.prompt.index(task.prompt_end) != len(problem.prompt) - 1:
             return f"{task.prompt_end!r} is not the last token only in {' '.join(problem.prompt)!r}"
     return None
+
+
+def _sent(scenario: Scenario) -> None:
+    pickle.dumps(scenario)  # raises what stands in the way
 
 
 def _draws(task: Task, lengths: Sequence[int]) -> str | None:

@@ -52,7 +52,7 @@ def cluster(address: str | None, mps: bool = False) -> Iterator[bool]:
 
     mps: its workers share GPUs through a daemon of MPS that is started with it.
     """
-    if ray.is_initialized():
+    if ray.is_initialized():  # by whoever called, who then has started what belongs to it
         yield False
         return
     address = address or os.environ.get("RAY_ADDRESS")

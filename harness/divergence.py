@@ -75,6 +75,11 @@ def failure_class(environment: Environment, expected: str, expected_role: Role, 
     return "wrong_output" if expected_role == Role.OUTPUT else "wrong_thought"
 
 
+def told(scenario: Scenario, places: Sequence[Place]) -> Iterator[dict[str, Any]]:
+    """The columns alone of each place."""
+    return (columns for columns, _ in _all(scenario, places))
+
+
 def _all(scenario: Scenario, places: Sequence[Place]) -> Iterator[Described]:
     for problem, at, got in places:
         yield describe(scenario, problem, at, got)

@@ -20,7 +20,7 @@ from harness.ahead import Helpers
 from harness.config import Evaluate
 from harness.coverage import coverage
 from harness.decide import NEAR_TIE, sampling
-from harness.divergence import TRACE, TRACED, described
+from harness.divergence import TRACE, TRACED, described, told
 from harness.memory import rows_that_fit
 from harness.pieces import whole
 from harness.rollout import Rollout, Start, first_difference, from_question, roll_out, step_seconds
@@ -284,7 +284,7 @@ def live(
         for problem, at, start, rollout in zip(batch, left, starts, rollouts)
         if at is not None
     ]
-    said = iter(described(scenario, places, helpers))
+    said = iter(helpers.spread(told, scenario, places))
     for problem, oracle, start, rollout, at in zip(batch, oracles, starts, rollouts, left):
         row = _row(
             scenario,
@@ -308,7 +308,7 @@ def live(
             near_tie=margin < NEAR_TIE[settings.precision],
         )
         if at is not None:
-            row.update(next(said)[0], rollout=_trace(scenario, rollout.ids[upto - 1 :]))
+            row.update(next(said), rollout=_trace(scenario, rollout.ids[upto - 1 :]))
             rollout = Rollout(rollout.ids, rollout.margins[upto:], rollout.ending, rollout.output)
         _ending(row, scenario, problem, rollout)
         row["rollout_tokens"] = len(rollout.ids)

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from harness.errors import UserError
 
 CONTROL = "nvidia-cuda-mps-control"
+PATIENCE = 10
+"""Seconds the daemon waits at the end for clients that still hold on."""
 
 
 @contextmanager
@@ -34,7 +36,8 @@ def service() -> Iterator[dict[str, str]]:
             # Of the GPUs that a daemon sees its clients count from 0.
             yield {**environment, "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus)))}
         finally:
-            subprocess.run([CONTROL], input="quit\n", env=around, text=True, timeout=60)
+            with suppress(OSError, subprocess.TimeoutExpired):  # no reason to lose what was done meanwhile
+                subprocess.run([CONTROL], input=f"quit -t {PATIENCE}\n", env=around, text=True, timeout=3 * PATIENCE)
 
 
 @contextmanager

@@ -147,7 +147,7 @@ class Tracker:
                 job()
             except Exception as error:
                 if not self.missed:
-                    self.say(f"MLflow: {one_line(error)}; results are not affected; {_AGAIN}")
+                    self.say(f"MLflow: {error}; results are not affected; {_AGAIN}")
                 self.missed, self.quiet_until = True, max(self.quiet_until, time.monotonic() + QUIET_SECONDS)
 
 

@@ -37,6 +37,11 @@ Tops = dict[str, str]
 """Rod -> its top disk, "" if it is empty."""
 
 
+def _answer(prompt: Sequence[str]) -> tuple[str, ...]:
+    """What the tool `solver` says; a function of the module, so that helper processes can be sent it."""
+    return Hanoi().parse(prompt).answer
+
+
 class Hanoi(Task):
     """Move all disks from rod A to rod C, one at a time, never onto a smaller one; the length is the number of disks.
 
@@ -99,7 +104,7 @@ class Hanoi(Task):
     several_answers: ClassVar[bool] = True
     tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "pointer": {"pointers": 1},
-        "solver": {"answer": lambda prompt: Hanoi().parse(prompt).answer},
+        "solver": {"answer": _answer},
     }
 
     @property

@@ -16,6 +16,11 @@ _SWAP_AB = {"A": "B", "B": "A"}
 Copy = Callable[[Agent, Callable[..., None], Mapping[str, str]], None]
 
 
+def _answer(prompt: Sequence[str]) -> tuple[str, ...]:
+    """What the tool `solver` says; a function of the module, so that helper processes can be sent it."""
+    return HanoiRecursive().parse(prompt).answer
+
+
 class HanoiRecursive(Hanoi):
     """Tower of Hanoi as in `hanoi`, by writing the moves for 1, 2, .. n disks, each list from the one before.
 
@@ -64,7 +69,7 @@ class HanoiRecursive(Hanoi):
     forms: ClassVar[tuple[str, ...]] = ("faithful", "localised")
     tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "pointer": {"pointers": 2},
-        "solver": {"answer": lambda prompt: HanoiRecursive().parse(prompt).answer},
+        "solver": {"answer": _answer},
     }
 
     def solve(self, problem: Problem, agent: Agent) -> None:

@@ -30,6 +30,11 @@ _SEARCH, _ANSWER = 9, 3
 """Tokens of a search for a label and of its reply's frame; tokens of `[ANS]`, the value and `[EOS]`."""
 
 
+def _answer(prompt: Sequence[str]) -> tuple[str, ...]:
+    """What the tool `solver` says; a function of the module, so that helper processes can be sent it."""
+    return LogicalGraph().parse(prompt).answer
+
+
 class LogicalGraph(Task):
     """The value of the last node of a random circuit; the length is the number of nodes, inputs included.
 
@@ -106,9 +111,7 @@ class LogicalGraph(Task):
         "direct": ("none",),
     }
     forms: ClassVar[tuple[str, ...]] = ("faithful", "localised")
-    tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "solver": {"answer": lambda prompt: LogicalGraph().parse(prompt).answer}
-    }
+    tool_options: ClassVar[Mapping[str, Mapping[str, object]]] = {"solver": {"answer": _answer}}
 
     @property
     def stress(self) -> Mapping[str, Sampler]:

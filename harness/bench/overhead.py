@@ -11,6 +11,7 @@ import io
 import os
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -53,9 +54,10 @@ class Watched(Tracker):
 
 
 def _resident(process: int) -> int:
-    """Bytes of a process in memory."""
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of a process in memory, none of one that is gone."""
+    with suppress(FileNotFoundError):
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def ours(cells: int, seconds: float, workers: int) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def ours(cells: int, seconds: float, workers: int) -> dict[str, Any]:
             "ideal": cells * seconds / workers,
             "seconds": carried,
             "ray": started,
-            "last_first": _begun(store, workers) - moment,
+            "begun": _begun(store, workers) - moment,
             "with_mlflow": total,
             "mlflow_complete": tracker.complete,
             "growth_mb": (tracker.memory[-1] - early) / MEGABYTE,
@@ -93,7 +95,7 @@ def ours(cells: int, seconds: float, workers: int) -> dict[str, Any]:
 
 
 def _begun(store: Store, workers: int) -> float:
-    """When the last worker's first cell began, in seconds since 1970: as many cells began as there are workers."""
+    """When as many cells had begun as there are workers, in seconds since 1970."""
     times = sorted(datetime.fromisoformat(attempt["started"]).timestamp() for attempt in store.attempts())
     return times[min(workers, len(times)) - 1]
 
@@ -143,7 +145,7 @@ def bench_overhead(cells: int, seconds: float, workers: int, sample: int) -> dic
         "took s",
         "over",
         "Ray's start",
-        "last worker's first cell",
+        "begun: cells = workers",
         "with MLflow s",
         "grew MB",
     )
@@ -153,5 +155,5 @@ def bench_overhead(cells: int, seconds: float, workers: int, sample: int) -> dic
 
 def _line(name: str, of: dict[str, Any]) -> tuple[Any, ...]:
     over = f"{of['seconds'] / of['ideal'] - 1:+.1%}"
-    known = (f"{of[key]:.1f}" if key in of else "-" for key in ("ray", "last_first", "with_mlflow", "growth_mb"))
+    known = (f"{of[key]:.1f}" if key in of else "-" for key in ("ray", "begun", "with_mlflow", "growth_mb"))
     return name, of["cells"], of["ideal"], of["seconds"], over, *known

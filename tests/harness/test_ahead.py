@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from harness.ahead import Helper, Helpers, in_thread
+from harness.ahead import Helper, Helpers, Remote, in_thread
 
 
 def counting(start, stop, step=1):
@@ -48,6 +48,13 @@ def with_pid(base, items):
         yield base + item, os.getpid()
 
 
+def refusing(base, items):
+    for item in items:
+        if item == 2:
+            raise ValueError("not two")
+        yield base + item
+
+
 @pytest.fixture
 def helpers():
     with Helpers(2) as made:
@@ -68,6 +75,56 @@ def test_work_is_spread_over_the_helpers_and_comes_back_in_order(helpers):
     assert {there for _, there in helpers.spread(with_pid, 0, [1])} < pids  # the same processes: they were free again
     assert helpers.spread(with_pid, 0, []) == []
     assert Helpers(0).spread(with_pid, 5, [1]) == [(6, os.getpid())]
+
+
+def test_after_an_error_nothing_stale_is_left(helpers):
+    with pytest.raises(ValueError, match="not two"):
+        helpers.spread(refusing, 0, [2, 1, 3, 5])
+    assert [value for value, _ in helpers.spread(with_pid, 100, range(4))] == list(range(100, 104))
+
+
+def test_an_object_lives_in_another_process():
+    remote = Remote(Counter, 3)
+    with pytest.raises(RuntimeError, match=r"^KeyError: 'nothing'$"):
+        remote.tell("fail", "nothing")
+    remote.tell("add", 4)
+    with pytest.raises(RuntimeError, match=r"^ValueError: 7$"):  # the same object still
+        remote.tell("say")
+    remote.process.kill()
+    with pytest.raises(RuntimeError, match="its process died"):
+        remote.tell("add", 1)
+    with pytest.raises(RuntimeError, match=r"^ValueError: 3$"):
+        remote.tell("say")
+    process = remote.process
+    remote.end()
+    assert process.poll() is not None
+
+
+def test_an_object_that_cannot_be_made_is_tried_again():
+    refused = Remote(Counter)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="TypeError"):
+            refused.tell("say")
+    refused.end()
+    unsendable = Remote(lambda: 0)
+    for _ in range(2):
+        with pytest.raises(Exception, match="lambda"):
+            unsendable.tell("say")
+    assert unsendable.process is None
+
+
+class Counter:
+    def __init__(self, count):
+        self.count = count
+
+    def add(self, more):
+        self.count += more
+
+    def say(self):
+        raise ValueError(self.count)
+
+    def fail(self, text):
+        raise KeyError(text)
 
 
 def test_what_a_generator_raises_is_raised_here_and_the_helper_goes_on(helpers):

@@ -1,11 +1,14 @@
 """`lengthwise check` passes what is right, and names what is not."""
 
+from types import MappingProxyType
+
 import pytest
 
 from harness.check import check
 from tasks import TASKS
 from tasks.addition import Addition
 from tasks.base import Problem
+from tasks.hanoi import Hanoi
 
 
 def wrong(task, lengths=(1, 2, 4), count=4):
@@ -53,9 +56,16 @@ class UnknownToken(Addition):
     tokens = tuple(token for token in Addition.tokens if token != "c1")
 
 
+class Unsendable(Hanoi):
+    tool_options = MappingProxyType(
+        {**Hanoi.tool_options, "solver": {"answer": lambda prompt: Hanoi().parse(prompt).answer}}
+    )
+
+
 @pytest.mark.parametrize(
     ("task", "promise"),
     [
+        (Unsendable, "single_turn, tool solver, form faithful: it can be sent to helper processes"),
         (LenientChecker, "checker"),
         (WrongSolver, "interactive, tool pointer, form faithful: the oracle"),
         (WrongLength, "as long as stated"),

@@ -1,6 +1,7 @@
 """Sharing a GPU through MPS: a daemon of our own, reached by those that are told of it, and ended."""
 
 import os
+import subprocess
 
 import pytest
 import ray
@@ -39,12 +40,12 @@ def test_the_daemon_is_started_reached_and_ended(daemon):
         pipe = environment["CUDA_MPS_PIPE_DIRECTORY"]
         assert os.path.isdir(pipe)
         assert said() == [["-d", pipe]]
-    assert said()[1:] == [["quit", pipe]]
+    assert said()[1:] == [["quit", "-t", "10", pipe]]
     assert not os.path.exists(pipe)
 
 
-def test_where_no_daemon_starts_one_line_says_why(daemon, monkeypatch):
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+def test_where_no_daemon_starts_one_line_says_why(daemon, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(UserError, match=f"MPS: this machine has no {CONTROL}"), service():
         pass
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -56,6 +57,16 @@ def test_a_daemon_that_fails_is_named(daemon):
     daemon(status=3)
     with pytest.raises(UserError, match=f"MPS: {CONTROL} does not start"), service():
         pass
+
+
+def test_a_daemon_that_does_not_end_loses_nothing(daemon, monkeypatch):
+    daemon()
+    with service():
+        monkeypatch.setattr("harness.mps.subprocess.run", hang)
+
+
+def hang(command, *, timeout, **_):
+    raise subprocess.TimeoutExpired(command, timeout)
 
 
 def test_the_environment_is_as_before_afterwards(monkeypatch):
@@ -88,5 +99,5 @@ def test_workers_are_led_to_it(daemon, monkeypatch):
         pipe = environment["CUDA_MPS_PIPE_DIRECTORY"]
         assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
         assert said() == [["-d", pipe]]
-    assert said()[1:] == [["quit", pipe]]
+    assert said()[1:] == [["quit", "-t", "10", pipe]]
     assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ

@@ -1,11 +1,16 @@
 """Rounds of trajectories: the same tokens however they are cut, and whoever makes them."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 from harness.ahead import Helpers
+from harness.check import scenarios
 from harness.pieces import rounds
+from tasks import TASKS
 from tasks.addition import Addition
+from tasks.problems import problems
 from tasks.scenario import Scenario
 
 SCENARIO = Scenario("addition", "interactive")
@@ -74,3 +79,12 @@ class Failing(Addition):
 def test_an_error_of_a_solver_comes_through_the_helpers():
     with Helpers(1) as helpers, pytest.raises(ValueError, match="no way to solve 1 digits"):
         list(rounds(Scenario(Failing, "interactive"), PROBLEMS, 8, helpers=helpers))
+
+
+def test_everything_shipped_can_be_sent_to_helpers():
+    for name in TASKS:
+        setting = "direct" if name == "retrieval" else "interactive"
+        for scenario in scenarios(Scenario(name, setting).task):
+            [problem] = problems(scenario.task, "evaluation", 2, 1)
+            there = pickle.loads(pickle.dumps(scenario))
+            assert there.encoded(problem).ids.tolist() == scenario.encoded(problem).ids.tolist()

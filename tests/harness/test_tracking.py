@@ -277,6 +277,7 @@ def test_a_dead_server_is_named_once_and_holds_nothing_up(store, monkeypatch):
     assert not tracker.thread.is_alive()
     assert len(said) == 1
     assert "lengthwise mlflow sync" in said[0]
+    assert said[0].startswith("MLflow: MlflowException: ")
     assert "results are not affected" in said[0]
     with pytest.raises(UserError, match=r"mlflow sync: http://127\.0\.0\.1:9: "):
         sync(grid, store)
@@ -285,6 +286,7 @@ def test_a_dead_server_is_named_once_and_holds_nothing_up(store, monkeypatch):
 def test_a_server_that_hangs_does_not_keep_the_driver(store, monkeypatch):
     monkeypatch.setattr(tracking, "CLOSE_SECONDS", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        silent.settimeout(120)
         said = []
         tracker = Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", store)
         tracker.begin(grid_of(), said.append)
