@@ -235,7 +235,9 @@ def test_the_tool_is_part_of_the_circle(token, circles):
         returned = []
         for _ in range(4):
             decoder.mark([0])
-            returned.append(decoder.run().returned.item())
+            window = decoder.run()
+            window.wait()
+            returned.append(window.returned.item())
     assert decoder.repeats
     assert returned[-1] == circles
 
