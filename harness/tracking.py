@@ -109,7 +109,7 @@ class Tracker:
 
     def finish_grid(self, grid: Grid, store: Store) -> None:
         """Attach report and grid file; make up for what was missed while the server did not answer."""
-        self.jobs.put(lambda: self._now("conclude", self.missed))
+        self._do(lambda: self._now("conclude", self.missed))
 
     def close(self) -> None:
         """Wait, within bounds, until all is sent."""
@@ -131,7 +131,11 @@ class Tracker:
         return self.reached and not self.missed
 
     def _tell(self, method: str, *arguments: Any) -> None:
-        self.jobs.put(lambda: self._now(method, *arguments))
+        self._do(lambda: self._now(method, *arguments))
+
+    def _do(self, job: Callable[[], None]) -> None:
+        if self.mirror is not None:  # else nobody would ever take it
+            self.jobs.put(job)
 
     def _now(self, method: str, *arguments: Any) -> None:
         assert self.mirror is not None

@@ -355,6 +355,9 @@ def test_where_mlflow_is(store, monkeypatch):
     said = []
     tracker = Tracker(None, Remote())
     tracker.begin(grid_of(), said.append)
+    tracker.started(grid_of().cells[0])
+    tracker.finish_grid(grid_of(), store)
+    assert tracker.jobs.empty()  # nothing piles up that nobody takes
     tracker.close()
     assert said == ["MLflow: off (the store is not a folder; set MLFLOW_TRACKING_URI to a server)"]
     with pytest.raises(UserError, match="give --uri"):
